@@ -1,0 +1,158 @@
+r"""One decorator makes a function an analysis: it takes an `Objective` or a `Checkpoint`, returns a Dataset that says how it was made.
+
+    @analysis(cost="2 gradients per batch", reference="Deng et al. 2024")
+    def psf(objective, *, rho=0.05, seed=0) -> xr.Dataset: ...
+
+    @psf.figure
+    def plot_psf(dataset, ax=None) -> Axes: ...
+
+The command line, the table in the README and the contract tests find every analysis here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+import xarray as xr
+
+from landscape.objective import Objective
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from landscape.run import Checkpoint
+
+Plot: TypeAlias = "Callable[..., Axes]"
+_REGISTRY: dict[str, Analysis] = {}
+
+
+class Analysis:
+    """A registered analysis: call it with an `Objective` or a `Checkpoint` and keyword options.
+
+    A checkpoint brings its own objective (`split`, `examples`, `device` and `dtype` choose it) and, where the analysis
+    takes a `momentum`, its own momentum. The returned Dataset's attributes record the options, the data, the model's
+    mode, the cost in gradient evaluations and the versions.
+    """
+
+    def __init__(self, function: Callable[..., xr.Dataset], *, cost: str, reference: str) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.cost = cost
+        self.reference = reference
+        self.plot: Plot | None = None
+        functools.update_wrapper(self, function)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return inspect.getdoc(self.function).split("\n", 1)[0]  # type: ignore[union-attr]
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """The keyword options and their defaults, in the order of the signature."""
+        return dict(list(inspect.signature(self.function).parameters.items())[1:])
+
+    def figure(self, plot: Plot) -> Plot:
+        """Register `plot(dataset, ax=None) -> Axes` as this analysis's picture."""
+        self.plot = plot
+        return plot
+
+    def __call__(
+        self,
+        subject: Objective | Checkpoint,
+        *,
+        split: str = "train",
+        examples: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> xr.Dataset:
+        """Run the analysis on `subject`; `split`, `examples`, `device` and `dtype` only speak of checkpoints."""
+        unknown = set(options) - set(self.options)
+        if unknown:
+            raise TypeError(
+                f"{self.name}: expected options among {', '.join(self.options)}; got {', '.join(sorted(unknown))}"
+            )
+        provenance: dict[str, Any] = {}
+        if isinstance(subject, Objective):
+            if (split, examples, device, dtype) != ("train", None, None, None):
+                raise TypeError(
+                    f"{self.name}: split, examples, device and dtype choose a checkpoint's objective; "
+                    "got an Objective, which already has its data: set them where it is made"
+                )
+            objective = subject
+        else:
+            objective = subject.objective(split, examples=examples, device=device, dtype=dtype)
+            provenance = {"split": split, "step": subject.step, "checkpoint": subject.path.name}
+            if "momentum" in self.options and options.get("momentum") is None and subject.momentum is not None:
+                options["momentum"] = subject.momentum.to(objective.theta)
+                provenance["momentum"] = "the checkpoint's"
+        before = (objective.evaluations, objective.gradient_evaluations, objective.hessian_products)
+        start = time.perf_counter()
+        dataset = self.function(objective, **options)
+        after = (objective.evaluations, objective.gradient_evaluations, objective.hessian_products)
+        cost = dict(zip(("evaluations", "gradient_evaluations", "hessian_products"), np.subtract(after, before), strict=True))
+        dataset.attrs = {
+            "analysis": self.name,
+            "options": json.dumps(self._recorded(options), sort_keys=True),
+            **provenance,
+            **{f"objective_{key}": _attribute(value) for key, value in objective.description.items()},
+            **{name: float(value) for name, value in cost.items()},
+            "seconds": time.perf_counter() - start,
+            "torch_version": torch.__version__,
+            "toolkit_version": version("landscape-toolkit"),
+            **{key: _attribute(value) for key, value in dataset.attrs.items()},
+        }
+        return dataset
+
+    def _recorded(self, options: dict[str, Any]) -> dict[str, Any]:
+        defaults = {name: p.default for name, p in self.options.items() if p.default is not inspect.Parameter.empty}
+        return {name: _plain(value) for name, value in (defaults | options).items() if not callable(value)}
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it; a vector is recorded by its shape, not its entries."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return f"array of shape {tuple(value.shape)}" if value.ndim and value.shape[0] > 64 else value.tolist()
+    if isinstance(value, tuple | list | range):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+def _attribute(value: Any) -> Any:
+    """HDF5 attributes hold text, numbers and number arrays: a bool becomes 0 or 1, anything else its text."""
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    return value if isinstance(value, str | int | float | np.ndarray | np.number) else str(value)
+
+
+def analysis(*, cost: str, reference: str) -> Callable[[Callable[..., xr.Dataset]], Analysis]:
+    """Register a function as an analysis under its own name; `cost` and `reference` stand in the README's table."""
+
+    def register(function: Callable[..., xr.Dataset]) -> Analysis:
+        if function.__name__ in _REGISTRY:
+            raise ValueError(f"an analysis named {function.__name__!r} exists already; give this one another name")
+        _REGISTRY[function.__name__] = Analysis(function, cost=cost, reference=reference)
+        return _REGISTRY[function.__name__]
+
+    return register
+
+
+def available() -> tuple[str, ...]:
+    """The names of all registered analyses, sorted."""
+    return tuple(sorted(_REGISTRY))
+
+
+def get(name: str) -> Analysis:
+    """The analysis called `name`; an unknown name answers with the names that exist."""
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown analysis {name!r}; expected one of {', '.join(available())}")
+    return _REGISTRY[name]
