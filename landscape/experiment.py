@@ -1,0 +1,154 @@
+"""An experiment: everything that decides what a training run computes, in one frozen, typed, flat record.
+
+It is a TOML file on disk, a set of options on the command line and a dataclass in Python, and all three are the same
+thing: `Experiment.from_toml(experiment.to_toml()) == experiment`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+import tomli_w
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What to train, on what, with which optimizer, for how long, and what to record.
+
+    Args:
+        data: A registered data set (`landscape list data`) or `package.module:factory`.
+        label_noise: Fraction of the training labels redrawn uniformly over all classes (symmetric noise). The effective
+            flip rate is smaller, (1 − 1/classes) of it on average; the run's files report the exact one.
+        data_options: Further keyword arguments of the data set.
+        model: A registered model (`landscape list models`) or `package.module:factory`.
+        model_options: Keyword arguments of the model's factory.
+        optimizer: A method (`landscape list optimizers`).
+        rho: Radius of the perturbation; left out, the method's own default.
+        optimizer_options: Further hyperparameters of the method.
+        base: The optimizer that takes the descent step: `sgd`, `nag` (SGD with Nesterov's momentum), `adamw`, or
+            `package.module:Class`.
+        lr: Peak learning rate.
+        momentum: Momentum of `sgd` and `nag`; AdamW has its betas in `base_options`.
+        weight_decay: Weight decay, applied by the base at the clean weights.
+        base_options: Further keyword arguments of the base.
+        epochs: Passes over the training data.
+        batch_size: Examples per step; the last batch of an epoch may be smaller.
+        schedule: Learning rate after the warm-up: cosine to zero, or constant.
+        warmup_epochs: Length of the linear ramp from zero to `lr`.
+        label_smoothing: Of the cross-entropy, torch's definition.
+        clip_gradient: Largest global norm of the gradient that the base sees; 0 switches clipping off.
+        precision: Of weights and arithmetic; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
+        checkpoint_every: Epochs between checkpoints. The first and the last point of the run are always kept.
+        probe_every: Steps between the probes (L2-PSF, cosine of momentum and gradient, loss rise along the momentum);
+            0 switches them off. Each costs three gradients and never changes the training.
+        probe_rho_sam: Radius of the probes' SAM perturbation.
+        probe_rho_msam: Radius of the probes' momentum perturbation.
+        seed: Of every random number in the run.
+        device: Where to train: `cpu`, `cuda`, `cuda:1`, `mps`.
+    """
+
+    data: str = "digits"
+    label_noise: float = 0.0
+    data_options: dict[str, Any] = field(default_factory=dict)
+
+    model: str = "mlp"
+    model_options: dict[str, Any] = field(default_factory=dict)
+
+    optimizer: str = "sam"
+    rho: float | None = None
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    base: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    base_options: dict[str, Any] = field(default_factory=dict)
+
+    epochs: int = 40
+    batch_size: int = 64
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    clip_gradient: float = 0.0
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+
+    checkpoint_every: int = 10
+    probe_every: int = 0
+    probe_rho_sam: float = 0.05
+    probe_rho_msam: float = 0.3
+
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could mean, naming the option, what it may be and what came."""
+        for f in dataclasses.fields(self):
+            if f.type == "float" and isinstance(getattr(self, f.name), int):
+                object.__setattr__(self, f.name, float(getattr(self, f.name)))  # lr=1 and lr=1.0 are one experiment
+        for name, low, high in (
+            ("label_noise", 0.0, 1.0),
+            ("label_smoothing", 0.0, 1.0),
+            ("momentum", 0.0, 1.0),
+            ("weight_decay", 0.0, None),
+            ("warmup_epochs", 0.0, None),
+            ("clip_gradient", 0.0, None),
+            ("lr", 0.0, None),
+            ("epochs", 1, None),
+            ("batch_size", 1, None),
+            ("checkpoint_every", 1, None),
+            ("probe_every", 0, None),
+        ):
+            value = getattr(self, name)
+            if not (low <= value and (high is None or value <= high)):
+                bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+                raise ValueError(f"{name}: expected a number {bounds}, got {value!r}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs: expected at most epochs = {self.epochs}, got {self.warmup_epochs}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of weights and inputs."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def loss_fn(self) -> torch.nn.Module:
+        """The training loss: mean cross-entropy with this experiment's label smoothing, weight decay not included."""
+        return torch.nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+
+    def replace(self, **changes: Any) -> Experiment:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_toml(self) -> str:
+        """All fields as TOML, in the order of the class; what is None is left out, since TOML has no null."""
+        plain = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        tables = {name: value for name, value in plain.items() if isinstance(value, dict)}
+        scalars = {name: value for name, value in plain.items() if not isinstance(value, dict)}
+        return tomli_w.dumps(scalars | {name: value for name, value in tables.items() if value})
+
+    @classmethod
+    def from_toml(cls, text: str) -> Experiment:
+        """The experiment that `text` describes; unknown keys and wrong types are refused by name."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"expected an experiment as TOML, got text that is not TOML: {error}") from error
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown key {key!r} in an experiment{hint} Known keys: {', '.join(known)}")
+        parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+        hints = get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            parser.add_argument(f"--{f.name}", type=hints[f.name])
+        try:
+            checked = parser.parse_object(Namespace(**values))
+        except Exception as error:
+            raise ValueError(f"expected an experiment, got a value of the wrong type: {error}") from error
+        return cls(**{key: checked[key] for key in values})

@@ -1,0 +1,63 @@
+"""Things found by name: a registered factory, or anybody's, as `package.module:factory`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Named:
+    """A table of factories of one kind ("model", "data set", …) with a decorator to add to it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.factories: dict[str, Callable[..., Any]] = {}
+
+    def register(self, factory: F) -> F:
+        """Add `factory` under its own name."""
+        self.factories[factory.__name__] = factory
+        return factory
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """The factory called `name`; an unknown name answers with the names that exist."""
+        if ":" in name:
+            return self._imported(name)
+        if name not in self.factories:
+            near = difflib.get_close_matches(name, self.factories, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"unknown {self.kind} {name!r}: expected one of {', '.join(sorted(self.factories))}, "
+                f"or package.module:factory.{hint}"
+            )
+        return self.factories[name]
+
+    def _imported(self, path: str) -> Callable[..., Any]:
+        module_name, _, attribute = path.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"{self.kind} {path!r}: expected an importable package.module:factory, got {error}. "
+                "Is its folder on PYTHONPATH?"
+            ) from error
+        if not callable(found):
+            raise ValueError(f"{self.kind} {path!r}: expected something to call, got {type(found).__name__}")
+        return found
+
+    def create(self, name: str, given: dict[str, Any], options: dict[str, Any]) -> Any:
+        """Call the factory with the user's `options` and those of `given` that its signature takes."""
+        factory = self[name]
+        parameters = inspect.signature(factory).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        unknown = set() if takes_any else set(options) - set(parameters)
+        if unknown:
+            raise ValueError(
+                f"{self.kind} {name!r}: unknown option {', '.join(sorted(unknown))}; "
+                f"expected among {', '.join(parameters)}"
+            )
+        return factory(**{k: v for k, v in given.items() if k in parameters and k not in options}, **options)
