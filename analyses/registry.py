@@ -1,4 +1,4 @@
-r"""One decorator makes a function an analysis: it takes an `Objective` or a `Checkpoint`, returns a Dataset that says how it was made.
+r"""One decorator makes a function an analysis of an `Objective` or a `Checkpoint`; its Dataset says how it was made.
 
     @analysis(cost="2 gradients per batch", reference="Deng et al. 2024")
     def psf(objective, *, rho=0.05, seed=0) -> xr.Dataset: ...
@@ -91,15 +91,20 @@ class Analysis:
             objective = subject
         else:
             objective = subject.objective(split, examples=examples, device=device, dtype=dtype)
-            provenance = {"split": split, "step": subject.step, "checkpoint": subject.path.name}
+            provenance = {
+                "split": split,
+                "step": subject.step,
+                "run": subject.path.parents[1].name,
+                "checkpoint": subject.path.name,
+            }
             if "momentum" in self.options and options.get("momentum") is None and subject.momentum is not None:
                 options["momentum"] = subject.momentum.to(objective.theta)
                 provenance["momentum"] = "the checkpoint's"
-        before = (objective.evaluations, objective.gradient_evaluations, objective.hessian_products)
+        counters = ("evaluations", "gradient_evaluations", "hessian_products")
+        before = [getattr(objective, name) for name in counters]
         start = time.perf_counter()
         dataset = self.function(objective, **options)
-        after = (objective.evaluations, objective.gradient_evaluations, objective.hessian_products)
-        cost = dict(zip(("evaluations", "gradient_evaluations", "hessian_products"), np.subtract(after, before), strict=True))
+        cost = {name: getattr(objective, name) - count for name, count in zip(counters, before, strict=True)}
         dataset.attrs = {
             "analysis": self.name,
             "options": json.dumps(self._recorded(options), sort_keys=True),

@@ -46,7 +46,7 @@ class Experiment:
         precision: Of weights and arithmetic; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
         checkpoint_every: Epochs between checkpoints. The first and the last point of the run are always kept.
         probe_every: Steps between the probes (L2-PSF, cosine of momentum and gradient, loss rise along the momentum);
-            0 switches them off. Each costs three gradients and never changes the training.
+            0 switches them off. Each costs two gradients and a loss, and never changes the training.
         probe_rho_sam: Radius of the probes' SAM perturbation.
         probe_rho_msam: Radius of the probes' momentum perturbation.
         seed: Of every random number in the run.

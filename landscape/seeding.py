@@ -1,16 +1,20 @@
-"""Named random generators: every random number of a run comes from `generator(seed, name)`.
+"""Named random generators: every random number of a run comes from a stream `(seed, name)`.
 
 Streams with different names are independent, so drawing more numbers for one purpose (label noise, say) never shifts
-another (the order of the data). A stream is a pure function of its name and the seed: nothing about it has to be stored
-to draw it again, except for the global generator (dropout), whose state every checkpoint holds.
+another (the order of the data). A stream is a pure function of its name and the seed, so nothing about it has to be
+stored to draw it again; the exception is the global generators, which dropout and anybody's own code draw from: their
+state is in every checkpoint (`global_state`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -25,12 +29,43 @@ def generator(seed: int, name: str, index: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(seed, name, index))
 
 
-@contextmanager
-def seeded(seed: int, name: str) -> Iterator[None]:
-    """Within the block torch's global CPU generator is the stream `name`; afterwards it is where it was.
+def global_state(device: torch.device) -> dict[str, Any]:
+    """The state of every global generator: torch's (CPU and `device`), NumPy's and Python's."""
+    version, keys, gauss = random.getstate()
+    kind, array, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (it is the global one we keep)
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [str(kind), np.asarray(array), int(position), int(has_gauss), float(cached)],
+        "python": [version, list(keys), gauss],
+    }
+    if device.type != "cpu":
+        state["device"] = torch.get_device_module(device).get_rng_state(device)
+    return state
 
-    For code that draws from the global generator and cannot be handed one, such as a module's initialisation.
+
+def set_global_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put every global generator where `global_state` found it."""
+    torch.set_rng_state(state["torch"].cpu())
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    if device.type != "cpu" and "device" in state:
+        torch.get_device_module(device).set_rng_state(state["device"].cpu(), device)
+
+
+@contextmanager
+def isolated(seed: int, name: str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Within the block every global generator is the stream `name`; afterwards each is where it was before.
+
+    For code that draws from the global generators and cannot be handed one: initialisation, dropout, augmentation.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, name))
+    device = torch.device(device)
+    before = global_state(device)
+    try:
+        value = seed_of(seed, name)
+        torch.manual_seed(value)
+        np.random.seed(value % 2**32)  # noqa: NPY002
+        random.seed(value)
         yield
+    finally:
+        set_global_state(before, device)

@@ -19,7 +19,7 @@ def convnet(
     norm: Literal["batch", "group", "none"] = "batch",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """For each entry of `channels` a 3×3 convolution, normalisation, ReLU and 2×2 max-pooling; then mean and linear head.
+    """For each entry of `channels` a 3×3 convolution, normalisation, ReLU and 2×2 pooling; mean and linear head.
 
     `group` is GroupNorm with groups of four channels (or one group where four does not divide).
     """

@@ -7,7 +7,7 @@ import torch
 from landscape.data.dataset import Data
 from landscape.experiment import Experiment
 from landscape.named import Named
-from landscape.seeding import seeded
+from landscape.seeding import isolated
 
 models = Named("model")
 
@@ -18,7 +18,7 @@ def build(experiment: Experiment, data: Data) -> torch.nn.Module:
     A factory that takes `input_shape` (the shape of one example) or `classes` is given them.
     """
     given = {"input_shape": tuple(data.train.inputs.shape[1:]), "classes": data.classes}
-    with seeded(experiment.seed, "model initialisation"):
+    with isolated(experiment.seed, "model initialisation"):
         model = models.create(experiment.model, given, experiment.model_options)
     if not isinstance(model, torch.nn.Module):
         raise ValueError(

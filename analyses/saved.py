@@ -1,0 +1,116 @@
+"""Analyses kept as files: computed once, then read; deleting a file is how to have it computed again.
+
+    runs/<name>/analyses/<analysis>-<step>-<key>.h5
+
+The key is a digest of what was asked (analysis, checkpoint, split, examples, options, precision), so other options make
+another file. Each file is a Dataset that xarray and plain h5py open, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from analyses import registry
+from landscape.run import Checkpoint, Run
+
+FORMAT = 1  # raise it when an analysis changes what it computes, so that older files are computed again
+
+
+class DamagedAnalysis(ValueError):
+    """A file in an `analyses` folder is not a whole analysis of ours."""
+
+
+def analysis_path(
+    run: Run, name: str, step: int, *, split: str, examples: int | None, dtype: str | None, options: dict[str, Any]
+) -> Path:
+    """Where the analysis `name` of the checkpoint at `step` is kept."""
+    defaults = {key: parameter.default for key, parameter in registry.get(name).options.items()}
+    asked = {
+        "format": FORMAT,
+        "analysis": name,
+        "step": step,
+        "split": split,
+        "examples": examples,
+        "dtype": dtype,
+        "options": {key: value for key, value in options.items() if value != defaults.get(key)},
+    }
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    return run.path / "analyses" / f"{name}-{step:08d}-{digest[:10]}.h5"
+
+
+def analyze(
+    run: Run | str | Path,
+    name: str,
+    *,
+    step: int | str = "last",
+    split: str = "train",
+    examples: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> xr.Dataset:
+    """The analysis `name` of a run's checkpoint, from its file where there is one, else computed and saved.
+
+    Args:
+        run: The run or its folder.
+        name: A registered analysis.
+        step: Of the checkpoint, or `first` or `last`.
+        split: Which data the objective averages over, `train` or `test`.
+        examples: How many of them; all where left out.
+        device: Where to compute; where left out, where the run was trained if that exists here.
+        dtype: `float32` or `float64`; where left out, the run's own.
+        **options: Of the analysis.
+
+    Raises:
+        ValueError: An unknown name, step or option.
+        DamagedAnalysis: The file exists and is not whole; its name and the reason are in the message.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    checkpoint = run.checkpoint(step)
+    path = analysis_path(run, name, checkpoint.step, split=split, examples=examples, dtype=dtype, options=options)
+    if path.exists():
+        return read(path, name)
+    precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
+    if dtype is not None and precision is None:
+        raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
+    dataset = compute(checkpoint, name, split=split, examples=examples, device=device, dtype=precision, **options)
+    write(dataset, path)
+    return dataset
+
+
+def compute(checkpoint: Checkpoint, name: str, **options: Any) -> xr.Dataset:
+    """The analysis `name` of `checkpoint`, computed now."""
+    return registry.get(name)(checkpoint, **options)
+
+
+def write(dataset: xr.Dataset, path: Path) -> None:
+    """Write `dataset` whole or not at all: a temporary name, fsync, then the rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path, name: str | None = None) -> xr.Dataset:
+    """The Dataset in `path`, checked to be an analysis (called `name`), with the path itself as an attribute."""
+    try:
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+    except Exception as error:  # the HDF5 library raises many kinds
+        raise DamagedAnalysis(f"{path}: expected an analysis as HDF5, got a file that cannot be read ({error}); "
+                              "delete it to have it computed again") from error  # fmt: skip
+    found = dataset.attrs.get("analysis")
+    if found is None or (name is not None and found != name):
+        raise DamagedAnalysis(f"{path}: expected the analysis {name or 'that made it'} in its attributes, got {found}")
+    return dataset.assign_attrs(path=str(path))

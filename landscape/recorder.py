@@ -1,0 +1,44 @@
+"""Series of numbers by name, each with its own steps, gathered on the device and fetched once a segment.
+
+Recording a device scalar does not wait for the device: the numbers stay there until `flush`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Series = tuple[np.ndarray, np.ndarray]  # steps (k,) int64 and values (k,) float64
+
+
+class Recorder:
+    """The metrics since the last checkpoint."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[int]] = {}
+        self._values: dict[str, list[Tensor | float]] = {}
+        self._fetched: dict[str, list[float]] = {}
+
+    def record(self, step: int, **numbers: Tensor | float) -> None:
+        """Note `numbers` for `step`; a tensor must be a scalar and is kept where it is."""
+        for name, number in numbers.items():
+            self._steps.setdefault(name, []).append(step)
+            self._values.setdefault(name, []).append(number.detach() if isinstance(number, Tensor) else number)
+
+    def fetch(self, name: str) -> Series:
+        """The series `name` so far, one transfer for what is still on the device."""
+        fetched = self._fetched.setdefault(name, [])
+        pending = self._values.get(name, [])
+        if pending and isinstance(pending[0], Tensor):
+            fetched += torch.stack([v for v in pending if isinstance(v, Tensor)]).cpu().double().tolist()
+        else:
+            fetched += [float(v) for v in pending]
+        self._values[name] = []
+        return np.array(self._steps.get(name, []), dtype=np.int64), np.array(fetched, dtype=np.float64)
+
+    def flush(self) -> dict[str, Series]:
+        """All series, and begin the next segment empty."""
+        series = {name: self.fetch(name) for name in self._steps}
+        self.__init__()  # type: ignore[misc]
+        return series
