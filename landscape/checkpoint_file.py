@@ -1,0 +1,223 @@
+"""One checkpoint, one HDF5 file: whole in itself, written once, refused unless every byte read is as it was written.
+
+    /parameters/<name>   trainable weights        /momentum/<name>   the base's first moment, same names
+    /buffers/<name>      buffers of the model     /optimizer /rng /data /scheduler …   state trees, see tree_codec.py
+    /metrics/<name>      series since the previous checkpoint, each on the dimension scale of its steps
+    /layout/<group>      JSON: what is in the group, in which order, of which type and shape
+    attributes           format, format_version, step, and whatever the writer adds (experiment, provenance, …)
+
+Datasets are contiguous and uncompressed. Plain h5py and xarray read the file as it is; `digest.py` describes the 512
+bytes before it and the table behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+from torch import Tensor
+
+from landscape.atomic_file import atomic_file
+from landscape.digest import USER_BLOCK, seal
+from landscape.guarded_hdf5 import Guarded, open_guarded
+from landscape.metric_series import Series, read_metrics, write_metrics
+from landscape.tree_codec import Tree, read_tree, write_text, write_tree
+
+FORMAT = "landscape-toolkit checkpoint"
+VERSION = 1
+Attribute = str | int | float | bool
+
+_OWN_GROUPS = ("parameters", "momentum", "buffers", "metrics", "layout", "attributes")
+_OWN_ATTRIBUTES = ("format", "format_version", "step")
+_LONGEST_ATTRIBUTE = 32_000  # HDF5 allows 64 kB for an attribute and its header; what is longer becomes a dataset
+
+
+def write_checkpoint(
+    path: str | Path,
+    *,
+    step: int,
+    parameters: Mapping[str, Tensor],
+    momentum: Mapping[str, Tensor] | None,
+    buffers: Mapping[str, Tensor],
+    state: Mapping[str, Tree],
+    metrics: Mapping[str, Series],
+    attributes: Mapping[str, Attribute],
+) -> None:
+    """Write a checkpoint: when this returns it is on the disk, before that there is nothing under its name.
+
+    Args:
+        path: Where; an existing file is replaced only by a complete one.
+        step: Optimizer steps taken so far.
+        parameters: Trainable weights by name. A tensor that comes under two names is stored once and stays tied.
+        momentum: First moment of the base optimizer under the same names and in the same shapes, or None.
+        buffers: Buffers of the model by name.
+        state: State trees by group name (`optimizer`, `rng`, `data`, …); see `tree_codec.Tree`.
+        metrics: Steps and values of each series since the previous checkpoint.
+        attributes: One string, integer, float or truth value each; strings of any length without NUL.
+
+    Raises:
+        ValueError: Something cannot be stored; names the place.
+        OSError: The disk is full or the folder not writable; nothing is left behind.
+    """
+    _check_names(parameters, momentum, state, attributes)
+    with atomic_file(path) as temporary:
+        # v108: files that HDF5 1.8 and later read. No fill values: every byte is written by us.
+        with h5py.File(temporary, "w", userblock_size=USER_BLOCK, libver=("v108", "v108"), locking=False) as file:
+            own: dict[str, Attribute] = {"format": FORMAT, "format_version": VERSION, "step": step}
+            _write_attributes(file, own | dict(attributes))
+            write_metrics(file, metrics)  # first, so that they lie together and are read without the weights
+            write_tree(file, "parameters", dict(parameters))
+            if momentum is not None:
+                write_tree(file, "momentum", dict(momentum))
+            write_tree(file, "buffers", dict(buffers))
+            for group, tree in state.items():
+                write_tree(file, group, tree)
+        seal(temporary)
+
+
+def read_checkpoint(path: str | Path) -> CheckpointContents:
+    """Open a checkpoint: reads its seal and attributes; the rest is read, and checked, when asked for.
+
+    Raises:
+        RefusedFile: Not a checkpoint of this toolkit, damaged, incomplete, or of a later version.
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    with open_guarded(path) as file:
+        attributes = _read_attributes(file)
+        if attributes.get("format") != FORMAT:
+            raise file.refuse(f"expected a {FORMAT}, got format {attributes.get('format')!r}")
+        version = attributes.get("format_version")
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise file.refuse(f"expected format version 1 to {VERSION}, got {version!r}; a newer release reads it")
+        if type(attributes.get("step")) is not int:
+            raise file.refuse("incomplete: it does not say its step")
+        groups = tuple(file.names("layout"))
+        for group in {"parameters", "buffers", "metrics", *groups}:
+            if group not in groups or not file.has(group):
+                raise file.refuse(f"incomplete: /{group} or its layout is missing")
+    return CheckpointContents(path, attributes, groups)
+
+
+class CheckpointContents:
+    """What a checkpoint file holds. Each access opens the file, reads and checks what was asked for, and closes it.
+
+    Tensors and arrays are fresh at each access, on the CPU.
+    """
+
+    def __init__(self, path: Path, attributes: dict[str, Attribute], groups: tuple[str, ...]) -> None:
+        self.path = path
+        self.attributes = attributes
+        self._groups = groups
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return int(self.attributes["step"])
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the state groups."""
+        return tuple(group for group in self._groups if group not in _OWN_GROUPS)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Trainable weights by name."""
+        with open_guarded(self.path) as file:
+            return _tensors(file, "parameters")
+
+    @property
+    def momentum(self) -> dict[str, Tensor] | None:
+        """First moment of the base by parameter name; None where there was none."""
+        if "momentum" not in self._groups:
+            return None
+        with open_guarded(self.path) as file:
+            return _tensors(file, "momentum")
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers by name."""
+        with open_guarded(self.path) as file:
+            return _tensors(file, "buffers")
+
+    @property
+    def metrics(self) -> dict[str, Series]:
+        """Steps and values of each series since the previous checkpoint."""
+        with open_guarded(self.path) as file:
+            return read_metrics(file)
+
+    def state(self, group: str) -> Tree:
+        """The state tree of this name; KeyError with the names there are."""
+        if group not in self.groups:
+            raise KeyError(f"no state {group!r} in {self.path}; there is {', '.join(self.groups) or 'none'}")
+        with open_guarded(self.path) as file:
+            return read_tree(file, group)
+
+    def verify(self) -> None:
+        """Read everything; RefusedFile if any of it is not as it was written."""
+        with open_guarded(self.path) as file:
+            file.verify()
+            parameters = _tensors(file, "parameters")
+            if "momentum" in self._groups:
+                momentum = _tensors(file, "momentum")
+                if {n: m.shape for n, m in momentum.items()} != {n: p.shape for n, p in parameters.items()}:
+                    raise file.refuse("/momentum is not in the coordinates of /parameters")
+            _tensors(file, "buffers")
+            read_metrics(file)
+            for group in self.groups:
+                read_tree(file, group)
+
+
+def _check_names(
+    parameters: Mapping[str, Tensor],
+    momentum: Mapping[str, Tensor] | None,
+    state: Mapping[str, Tree],
+    attributes: Mapping[str, Attribute],
+) -> None:
+    if momentum is not None:
+        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        found = {name: tuple(m.shape) for name, m in momentum.items()}
+        if found != shapes:
+            wrong = [n for n in {**shapes, **found} if shapes.get(n) != found.get(n)]
+            raise ValueError(
+                f"momentum: expected the names and shapes of the parameters, got others at {', '.join(wrong)}"
+            )
+    for group in state:
+        if group in _OWN_GROUPS or not group.isidentifier():
+            raise ValueError(f"state group {group!r}: expected an identifier other than {', '.join(_OWN_GROUPS)}")
+    for name in attributes:
+        if name in _OWN_ATTRIBUTES or not name:
+            raise ValueError(f"attribute {name!r}: {', '.join(_OWN_ATTRIBUTES)} are written by the format itself")
+
+
+def _write_attributes(file: h5py.File, attributes: Mapping[str, Attribute]) -> None:
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            data = value.encode()
+            if len(data) > _LONGEST_ATTRIBUTE:
+                write_text(file.require_group("attributes"), name, value)
+            elif "\0" in value:
+                raise ValueError(f"attribute {name}: expected text without the character NUL")
+            else:
+                file.attrs.create(name, np.bytes_(data), dtype=h5py.string_dtype("utf-8", max(1, len(data))))
+        elif type(value) in (bool, int, float):
+            file.attrs[name] = value
+        else:
+            raise ValueError(f"attribute {name}: expected str, int, float or bool, got {type(value).__name__}")
+
+
+def _read_attributes(file: Guarded) -> dict[str, Attribute]:
+    attributes: dict[str, Attribute] = file.attributes()
+    if file.has("attributes"):
+        attributes |= {name: file.text("attributes", name) for name in file.names("attributes")}
+    return attributes
+
+
+def _tensors(file: Guarded, group: str) -> dict[str, Tensor]:
+    tree = read_tree(file, group)
+    if not isinstance(tree, dict) or not all(isinstance(t, Tensor) for t in tree.values()):
+        raise file.refuse(f"/layout/{group}: expected tensors by name")
+    return tree

@@ -1,0 +1,97 @@
+"""Metrics: named series of numbers, each with its own steps, as HDF5 dimension scales and as one Dataset.
+
+Series recorded at the same steps share a coordinate. The longest coordinate is `step` (what is recorded at every step);
+the others are `<first name>_step`, after the first of the series that share it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from landscape.guarded_hdf5 import Guarded
+from landscape.tree_codec import link_name, write_text
+
+Series = tuple[np.ndarray, np.ndarray]
+"""Steps (k,) int64, rising, and values (k,) float64."""
+
+_INT, _FLOAT = np.dtype("<i8"), np.dtype("<f8")
+
+
+def checked(name: str, series: Series) -> Series:
+    """`series` as int64 and float64.
+
+    Raises:
+        ValueError: Not two vectors of one length, or the steps do not rise.
+    """
+    steps, values = np.asarray(series[0], _INT), np.asarray(series[1], _FLOAT)
+    if steps.ndim != 1 or steps.shape != values.shape or (np.diff(steps) <= 0).any():
+        raise ValueError(
+            f"metric {name}: expected steps that rise and as many values, got shapes {steps.shape} and {values.shape}"
+        )
+    return steps, values
+
+
+def coordinates(series: Mapping[str, Series]) -> dict[str, list[str]]:
+    """Names of the series under each coordinate: `step` and `<first name>_step`."""
+    groups: list[list[str]] = []
+    for name, (steps, _) in series.items():
+        for group in groups:
+            if np.array_equal(series[group[0]][0], steps):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    longest = max(groups, key=lambda group: len(series[group[0]][0]), default=None)
+    return {"step" if group is longest else f"{group[0]}_step": group for group in groups}
+
+
+def as_dataset(series: Mapping[str, Series]) -> xr.Dataset:
+    """All series as one Dataset, each along its coordinate."""
+    variables = {}
+    for coordinate, names in coordinates(series).items():
+        variables[coordinate] = xr.Variable(coordinate, series[names[0]][0])
+        variables |= {name: xr.Variable(coordinate, series[name][1]) for name in names}
+    return xr.Dataset(variables)
+
+
+def join(segments: Iterable[Mapping[str, Series]]) -> dict[str, Series]:
+    """One series per name from segments in any order; where they overlap they agree."""
+    pieces: dict[str, list[Series]] = {}
+    for segment in segments:
+        for name, series in segment.items():
+            pieces.setdefault(name, []).append(series)
+    joined = {}
+    for name, parts in pieces.items():
+        steps, first = np.unique(np.concatenate([steps for steps, _ in parts]), return_index=True)
+        joined[name] = (steps, np.concatenate([values for _, values in parts])[first])
+    return joined
+
+
+def write_metrics(file: h5py.File, series: Mapping[str, Series]) -> None:
+    """Store the series under `/metrics`, their coordinates as dimension scales, who has which in `/layout/metrics`."""
+    series = {name: checked(name, s) for name, s in series.items()}
+    group, layout = file.create_group("metrics"), {}
+    for coordinate, names in coordinates(series).items():
+        steps = series[names[0]][0]
+        scale = group.create_dataset(link_name(coordinate), data=steps)
+        scale.make_scale(link_name(coordinate))
+        layout[coordinate] = {"length": len(steps), "series": names}
+        for name in names:
+            group.create_dataset(link_name(name), data=series[name][1]).dims[0].attach_scale(scale)
+    write_text(file.require_group("layout"), "metrics", json.dumps(layout))
+
+
+def read_metrics(file: Guarded) -> dict[str, Series]:
+    """The series that `write_metrics` stored."""
+    series = {}
+    for coordinate, entry in json.loads(file.text("layout", "metrics")).items():
+        shape = (entry["length"],)
+        steps = file.array("metrics", link_name(coordinate), dtype=_INT, shape=shape)
+        for name in entry["series"]:
+            series[name] = (steps, file.array("metrics", link_name(name), dtype=_FLOAT, shape=shape))
+    return series
