@@ -1,0 +1,53 @@
+r"""A gradient seen in the plane of SAM's and SGD's gradients: its angle to SAM's, and how much of it lies outside.
+
+    e₁ = g_SAM / ‖g_SAM‖,   e₂ ∝ (g_SAM − g) − e₁ ⟨e₁, g_SAM − g⟩,   angle(x) = atan2(x·e₂, x·e₁)
+
+e₂ points away from the plain gradient g, so that g itself has a negative angle and a vector that continues the turn
+from g to g_SAM a positive one.
+
+Reference: Becker, Altrock and Risse (2024), Fig. 3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def plane(gradient: Tensor, sam_gradient: Tensor) -> Tensor:
+    """The orthonormal basis (2, n) of the plane; NaN where the two gradients are parallel to rounding and span none."""
+    e1 = sam_gradient / torch.linalg.vector_norm(sam_gradient)
+    away = sam_gradient - gradient
+    across = away - e1 * (e1 @ away)
+    across = across - e1 * (e1 @ across)  # a second pass: the difference may be almost parallel to e1
+    length = torch.linalg.vector_norm(across)
+    noise = 8 * torch.finfo(gradient.dtype).eps * torch.linalg.vector_norm(gradient)
+    e2 = torch.where(length > noise, across / length, torch.nan)
+    return torch.stack([e1, e2])
+
+
+def angle_and_outside(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """The angle of `vector` (n,) to e₁ inside the plane, in radians, and the fraction of its norm outside the plane."""
+    along = basis @ vector  # (2,)
+    outside = torch.linalg.vector_norm(vector - along @ basis) / torch.linalg.vector_norm(vector)
+    return torch.atan2(along[1], along[0]), outside
+
+
+def zero_crossing(radius: np.ndarray, angle: np.ndarray) -> float:
+    """The first ρ at which the angle passes through zero, by linear interpolation; NaN where it never does.
+
+    A jump of more than π from one point to the next is atan2's branch cut, not a crossing.
+    """
+    for left, right in zip(range(len(radius) - 1), range(1, len(radius)), strict=True):
+        a, b = angle[left], angle[right]
+        if a == 0:
+            return float(radius[left])
+        if a * b < 0 and abs(a - b) < np.pi:
+            return float(radius[left] + (radius[right] - radius[left]) * a / (a - b))
+    return float(radius[-1]) if len(radius) and angle[-1] == 0 else float("nan")
+
+
+def closest(radius: np.ndarray, angle: np.ndarray) -> float:
+    """The ρ of the grid whose angle is nearest to zero; NaN where no angle is known."""
+    return float("nan") if np.isnan(angle).all() else float(radius[np.nanargmin(np.abs(angle))])
