@@ -1,0 +1,86 @@
+r"""Where to climb: the direction d of the perturbation ε = ρ d/‖d‖, before any metric bends it.
+
+A direction that needs the gradient at the clean weights w costs two gradients a step; one that is known beforehand
+(momentum, noise, the previous gradient) costs one. A paper's direction lives in the paper's file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from optimizers import norms
+from optimizers.axis import Axis
+
+if TYPE_CHECKING:
+    from optimizers.sharpness_aware import SharpnessAware
+
+
+@dataclass
+class CleanGradient:
+    """The gradient of the minibatch at the clean weights: `parameters` and, beside each, its gradient."""
+
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """‖g‖ over all parameters, 0-dimensional, on the device; computed once, when it is first asked for."""
+        return norms.norm(self.gradients)
+
+
+@dataclass
+class Ascent:
+    """A direction in weight space: `parameters` and, beside each, its part of d.
+
+    `scale` is the norm that ρ is divided by (one for all, or one for each tensor): ‖d‖ unless a metric says otherwise.
+    `disposable` says that the vectors may be overwritten: nobody needs them afterwards.
+    """
+
+    parameters: list[Tensor]
+    vectors: list[Tensor]
+    scale: Tensor | list[Tensor] | None = field(default=None)
+    disposable: bool = False
+
+
+class Direction(Axis, ABC):
+    """The first choice: where to climb."""
+
+    needs_gradient: ClassVar[bool] = True
+    """Whether d is made from the gradient at w, at the price of a second gradient."""
+    sign: ClassVar[float] = 1.0
+    """ε = sign · ρ d/‖d‖."""
+    either_sign: ClassVar[bool] = False
+    """Whether ρ < 0 means something."""
+
+    def observe(self, optimizer: SharpnessAware, clean: CleanGradient) -> None:
+        """See the gradient at w of every step, also of steps that do not climb, before `__call__`."""
+
+    def conclude(self, optimizer: SharpnessAware) -> None:
+        """See the gradient of the descent in `.grad` before the base takes its step."""
+
+    @abstractmethod
+    def __call__(self, optimizer: SharpnessAware, clean: CleanGradient) -> Ascent:
+        """The direction now. `clean` is empty for a direction that does not need it. Changes no state."""
+
+
+class Gradient(Direction):
+    """d = g, the gradient at w (Foret et al. 2021, eq. 2): first-order steepest ascent."""
+
+    def __call__(self, optimizer: SharpnessAware, clean: CleanGradient) -> Ascent:
+        """The gradient itself."""
+        return Ascent(clean.parameters, clean.gradients, clean.norm)
+
+
+class Still(Direction):
+    """No perturbation at all: the base optimizer behind the same interface."""
+
+    needs_gradient = False
+
+    def __call__(self, optimizer: SharpnessAware, clean: CleanGradient) -> Ascent:
+        """Nothing."""
+        return Ascent([], [])

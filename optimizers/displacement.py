@@ -1,0 +1,79 @@
+r"""Moving parameters to w + ε and back: a copy of w is kept and copied back, so that w returns bit for bit.
+
+Adding ε and subtracting it again would leave a rounding error on every step (in bfloat16 a visible one), and, after one
+infinite gradient, a NaN for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from optimizers.directions import Ascent
+from optimizers.norms import shards
+
+
+class Displacement:
+    """Parameters that are away from their clean values; `restore` brings them home."""
+
+    def __init__(self, parameters: Sequence[Tensor], clean: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.clean = list(clean)
+
+    def restore(self) -> None:
+        """Copy the clean values back."""
+        if self.parameters:
+            torch._foreach_copy_(shards(self.parameters), self.clean)
+
+
+def displace(ascent: Ascent, radii: Sequence[float]) -> tuple[Displacement, Tensor | None]:
+    """Add ε = radius · vector / scale to each parameter.
+
+    `radii` has one signed number for each parameter. A scale of 0 gives ε = 0. Where a scale is not finite nothing
+    moves; the second result counts that on the device (a 0-dimensional bool tensor; None for no parameters).
+    """
+    if not ascent.parameters:
+        return Displacement([], []), None
+    parameters, vectors = shards(ascent.parameters), shards(ascent.vectors)
+    factors, finite = _factors(ascent, radii)
+    displacement = Displacement(ascent.parameters, [parameter.clone() for parameter in parameters])
+    try:
+        vectors = _finite(vectors, finite, ascent.disposable)
+        for parameter, vector, factor in zip(parameters, vectors, factors, strict=True):
+            parameter.addcmul_(vector, factor.to(device=vector.device, dtype=vector.dtype))
+    except BaseException:
+        displacement.restore()
+        raise
+    return displacement, ~finite
+
+
+def perturbation(ascent: Ascent, radii: Sequence[float]) -> list[Tensor]:
+    """ε itself, as new tensors, beside `ascent.parameters`."""
+    if not ascent.parameters:
+        return []
+    factors, finite = _factors(ascent, radii)
+    vectors = _finite(ascent.vectors, finite, False)
+    return [v * f.to(device=v.device, dtype=v.dtype) for v, f in zip(vectors, factors, strict=True)]
+
+
+def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tensor]:
+    """One device-side factor for each parameter, 0 where the scale is 0 or not finite; and whether all are finite."""
+    assert ascent.scale is not None
+    scales = ascent.scale if isinstance(ascent.scale, list) else [ascent.scale] * len(radii)
+    finite = torch.stack([scale.isfinite() for scale in dict.fromkeys(scales)]).all()
+    known: dict[tuple[int, float], Tensor] = {}
+    for scale, radius in zip(scales, radii, strict=True):
+        if (id(scale), radius) not in known:
+            known[id(scale), radius] = torch.where(finite & (scale > 0), radius / scale, 0.0)
+    return [known[id(scale), radius] for scale, radius in zip(scales, radii, strict=True)], finite
+
+
+def _finite(vectors: list[Tensor], finite: Tensor, disposable: bool) -> list[Tensor]:
+    """The vectors, or zeros in their place if not `finite`: a factor 0 is not enough, for 0 · ∞ is not a number."""
+    if finite.device.type == "cpu":  # reading it costs nothing here, another pass over memory would
+        return vectors if finite else [torch.zeros_like(vector) for vector in vectors]
+    if disposable:
+        return [vector.masked_fill_(~finite.to(vector.device), 0) for vector in vectors]
+    return [vector.masked_fill(~finite.to(vector.device), 0) for vector in vectors]

@@ -1,0 +1,31 @@
+"""The first moment of an optimizer: the running average of gradients that its steps follow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+# torch's SGD, RMSprop and Muon keep the first; the Adam family, Lion and most others keep the second.
+_KEYS = ("momentum_buffer", "exp_avg")
+
+
+def moment(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
+    """The first moment of one parameter as `optimizer` keeps it, without bias correction; None before its first step."""
+    state = optimizer.state.get(parameter, {})
+    return next((state[key] for key in _KEYS if state.get(key) is not None), None)
+
+
+def first_moment(optimizer: Optimizer) -> list[Tensor]:
+    """The first moments: SGD's `momentum_buffer`, the Adam family's raw `exp_avg`; zeros where there is none yet.
+
+    A list in the order of the parameters in `param_groups`, each of its parameter's shape: the optimizer's own
+    tensors, not copies. A sharpness-aware optimizer answers with its base's.
+    """
+    base = getattr(optimizer, "base", optimizer)
+    parameters = [parameter for group in base.param_groups for parameter in group["params"]]
+    moments = [moment(base, parameter) for parameter in parameters]
+    return [
+        torch.zeros_like(parameter) if found is None else found
+        for parameter, found in zip(parameters, moments, strict=True)
+    ]

@@ -1,0 +1,17 @@
+"""The base optimizer itself, behind the interface of the others."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+
+from optimizers.directions import Still
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+@register("plain", cost="1", state="0", reference="the base optimizer", closure_free=True)
+class Plain(SharpnessAware):
+    """No perturbation: the base optimizer, bit for bit."""
+
+    def __init__(self, base: Optimizer) -> None:
+        super().__init__(base, rho=0.0, direction=Still())

@@ -1,0 +1,325 @@
+r"""The one loop of all sharpness-aware optimizers, over any base optimizer.
+
+    two gradients a step                              one gradient a step
+    g   = ∇L_B(w)                                     ε  = ρ · direction known beforehand
+    ε   = ρ · metric(direction(g, ...))               g  = ∇L_B(w + ε)
+    g_s = ∇L_B(w + ε)      same batch, BN frozen      restore w;  base step
+    restore w;  base step along reuse(g, g_s)
+
+Four choices make a method: the direction, the metric, the policy (on which steps to climb) and the reuse of gradients.
+Between steps the parameters are w bit for bit: a copy is kept and copied back, since adding ε and taking it away again
+leaves a rounding error behind on every step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from optimizers import saved_state
+from optimizers.axis import Axis
+from optimizers.batch_norm import frozen, living_batch_norms
+from optimizers.closures import refuse_accumulation
+from optimizers.combinations import check_combination
+from optimizers.directions import Ascent, CleanGradient, Direction, Gradient
+from optimizers.displacement import Displacement, displace, perturbation
+from optimizers.metrics import Euclidean, Metric
+from optimizers.policies import Always, Policy
+from optimizers.radius import check_radius, warn_about_radius
+from optimizers.reuse import Reuse
+from optimizers.scaling import Scaling
+
+Closure = Callable[[], Any]
+
+
+class SharpnessAware(Optimizer):
+    """A base optimizer that steps along the gradient at w + ε.
+
+    `base` is an optimizer instance; the two share `param_groups` (one list, also after `load_state_dict` and
+    `add_param_group`), so schedulers, hooks and groups work on either. `rho` is put into every group that has none.
+    `direction`, `metric`, `policy` and `reuse` are the four choices; a combination without a meaning is refused.
+
+    `no_sync` is for DistributedDataParallel: without it every replica climbs along the averaged gradient, with
+    `no_sync=model.no_sync` each along that of its own examples (m-sharpness). The weights stay equal either way.
+
+    BatchNorm: running statistics come from the first pass of a step; extra passes use batch statistics and write none.
+    Cost: two gradients a step, one where the direction needs no gradient at w or the policy says so, counted in
+    `gradient_evaluations`. Memory: one copy of the perturbed parameters while they are perturbed.
+
+    Raises `ValueError` for a negative ρ where the method gives it no meaning.
+    """
+
+    rho_range: ClassVar[tuple[float, float] | None] = None
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        direction: Direction | None = None,
+        metric: Metric | None = None,
+        policy: Policy | None = None,
+        reuse: Reuse | None = None,
+        no_sync: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> None:
+        if not isinstance(base, Optimizer):
+            raise TypeError(
+                f"expected an optimizer instance such as torch.optim.SGD(model.parameters(), lr=0.1), got {base!r}"
+            )
+        if "rho" in base.defaults:
+            raise ValueError(
+                f"{type(base).__name__} has a hyperparameter 'rho' of its own in param_groups, where ours would "
+                "overwrite it; wrap another base optimizer"
+            )
+        self.base = base
+        self.direction = direction or Gradient()
+        self.metric = metric or Euclidean()
+        self.policy = policy or Always()
+        self.reuse = reuse
+        self.no_sync = no_sync
+        self.gradient_evaluations = 0
+        self._skipped: Tensor | int = 0
+        self._displacement: Displacement | None = None  # set while w + ε is loaded between closure-free steps
+        self._closure_free = False
+        self._training = True
+        self._batch_norms: weakref.WeakSet[_BatchNorm] | None = None
+        defaults = {"rho": rho}
+        for axis in self.axes.values():
+            defaults |= axis.group_defaults
+        super().__init__(base.param_groups, base.defaults | defaults)
+        check_combination(self)
+        check_radius(self)
+        warn_about_radius(self)
+        for axis in self.axes.values():
+            axis.bind(self)
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The four choices by name; `reuse` only where there is one."""
+        chosen = {"direction": self.direction, "metric": self.metric, "policy": self.policy, "reuse": self.reuse}
+        return {name: axis for name, axis in chosen.items() if axis is not None}
+
+    # One list of groups for both, whoever replaces it.
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base's parameter groups themselves."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        if groups:  # torch's constructor assigns an empty list first
+            self.base.param_groups = groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base, completed with this method's hyperparameters."""
+        if not any(param_group is group for group in self.param_groups):
+            self.base.add_param_group(param_group)
+        self._batch_norms = None  # there may be new layers
+        for name, value in self.defaults.items():
+            if name not in self.base.defaults:
+                param_group.setdefault(name, value)
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None, *, scaler: torch.amp.GradScaler | None = None) -> Any:
+        """Take one step; return the loss of the first pass.
+
+        `closure` zeroes the gradients, computes the loss, backpropagates and returns it; it is called as often as the
+        method needs, at w first where the method looks at w at all. Without it, gradients must be in `.grad` already
+        (methods of one gradient only): then w + ε stays loaded until the next step or `eval()`.
+
+        `scaler`: in fp16 let the closure do `scaler.scale(loss).backward()` and pass the scaler here instead of
+        calling `scaler.step(optimizer)`; `scaler.update()` follows as usual. The base step is skipped where gradients
+        are not finite.
+
+        Raises `RuntimeError` if a closure is missing, or if it adds to gradients of an earlier backward pass.
+        """
+        check_radius(self)
+        if closure is None:
+            return self._step_closure_free(scaler)
+        scaling = Scaling(scaler)
+        if self.direction.needs_gradient:
+            return self._step_of_two_gradients(closure, scaling)
+        return self._step_of_one_gradient(closure, scaling)
+
+    def _step_of_two_gradients(self, closure: Closure, scaling: Scaling) -> Any:
+        nothing = CleanGradient([], [])
+        active = self._perturbs
+        climb = active and not self.policy.reads_gradient and self.policy.ascend(self, nothing)
+        local = self.no_sync() if self.no_sync is not None and climb else nullcontext()
+        with local, refuse_accumulation(self._parameters):
+            loss = self._evaluate(closure, scaling)
+        clean = self._clean_gradient()
+        self.direction.observe(self, clean)
+        if active and self.policy.reads_gradient:
+            climb = self.policy.ascend(self, clean)
+        if climb:
+            for parameter in clean.parameters:
+                parameter.grad = None  # ours now: the closure may zero in place, and need not zero at all
+            with self._climb(clean):
+                self._evaluate(closure, scaling)
+            if self.reuse is not None:
+                self.reuse.after_ascent(self, clean)
+        elif active and self.reuse is not None:
+            self.reuse.without_ascent(self, clean)
+        self._descend(scaling)
+        return loss
+
+    def _step_of_one_gradient(self, closure: Closure, scaling: Scaling) -> Any:
+        if self._displacement is None and self._perturbs and self.policy.ascend(self, CleanGradient([], [])):
+            self._load()
+        try:
+            loss = self._evaluate(closure, scaling)
+        finally:
+            self._unload()
+        self._descend(scaling)
+        return loss
+
+    def _step_closure_free(self, scaler: torch.amp.GradScaler | None) -> None:
+        if self.direction.needs_gradient:
+            raise RuntimeError(
+                f"{type(self).__name__} needs the gradient at w + ε as well, which only a closure can compute: "
+                "call step(closure) with a closure that zeroes the gradients, backpropagates and returns the loss"
+            )
+        if scaler is not None:
+            raise RuntimeError("without a closure the scaler drives the step: call scaler.step(optimizer)")
+        if not self._training:
+            raise RuntimeError(
+                "the clean weights are loaded since eval(); call optimizer.train() before computing gradients, "
+                "so that they are taken at w + ε"
+            )
+        if not self._closure_free:
+            self._closure_free = True
+            self.policy.ascend(self, CleanGradient([], []))  # of this step, whose ε is zero: there is no moment yet
+        self.gradient_evaluations += 1
+        self._unload()
+        self._descend(Scaling(None))
+        if self._perturbs and self.policy.ascend(self, CleanGradient([], [])):
+            self._load()
+
+    def perturbation(self) -> list[Tensor]:
+        """The ε of now, one tensor for each parameter in the order of `param_groups`; changes nothing.
+
+        Directions that need the gradient at w take what `.grad` holds: evaluate it at the clean weights before.
+        """
+        with torch.no_grad():
+            ascent = self._ascent(self._clean_gradient(), disposable=False)
+            moved = dict(zip(ascent.parameters, perturbation(ascent, self._radii(ascent)), strict=True))
+            return [moved[p] if p in moved else torch.zeros_like(p) for p in self._parameters]
+
+    def eval(self) -> None:
+        """Load the clean weights, for evaluation or a checkpoint; may be repeated."""
+        with torch.no_grad():
+            self._unload()
+        self._training = False
+
+    def train(self) -> None:
+        """Load w + ε again if steps are taken without a closure; otherwise nothing needs to change. May be repeated."""
+        self._training = True
+        if self._closure_free and self._displacement is None and self._perturbs:
+            with torch.no_grad():
+                self._load()
+
+    @property
+    def skipped_ascents(self) -> int:
+        """How many ascents were skipped because the gradient was not finite; asking waits for the device."""
+        self._skipped = int(self._skipped)
+        return self._skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on: the base's state dictionary and an entry of our own."""
+        return {**self.base.state_dict(), saved_state.ENTRY: saved_state.pack(self)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a `state_dict()` of the same method; another one's, or a base optimizer's, is refused."""
+        if saved_state.ENTRY not in state_dict:
+            raise ValueError(
+                f"expected a state_dict of {type(self).__name__}, got one without the entry {saved_state.ENTRY!r}; "
+                "the state of a base optimizer loads into .base"
+            )
+        saved_state.check(self, state_dict[saved_state.ENTRY])
+        self._unload()
+        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != saved_state.ENTRY})
+        self._batch_norms = None
+        saved_state.unpack(self, state_dict[saved_state.ENTRY])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it (torch's own keeps three attributes), but for the layers found in this process."""
+        return {**self.__dict__, "_batch_norms": None}
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    @property
+    def _perturbs(self) -> bool:
+        return any(group["rho"] != 0 for group in self.param_groups)
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+    def _clean_gradient(self) -> CleanGradient:
+        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
+        return CleanGradient(parameters, [_dense(parameter.grad) for parameter in parameters])
+
+    def _evaluate(self, closure: Closure, scaling: Scaling) -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        self.gradient_evaluations += 1
+        scaling.unscale(self._gradients())
+        return loss
+
+    def _descend(self, scaling: Scaling) -> None:
+        self.direction.conclude(self)
+        scaling.step(self.base, self._gradients())
+
+    def _ascent(self, clean: CleanGradient, *, disposable: bool) -> Ascent:
+        ascent = self.direction(self, clean)
+        ascent.disposable = ascent.disposable or (disposable and ascent.vectors is clean.gradients)
+        return self.metric(self, ascent)
+
+    def _radii(self, ascent: Ascent) -> list[float]:
+        radius = {p: self.direction.sign * group["rho"] for group in self.param_groups for p in group["params"]}
+        return [radius[parameter] for parameter in ascent.parameters]
+
+    def _displace(self, clean: CleanGradient) -> Displacement:
+        ascent = self._ascent(clean, disposable=self.reuse is None)
+        displacement, skipped = displace(ascent, self._radii(ascent))
+        if skipped is not None:
+            self._skipped = self._skipped + skipped.int()
+        return displacement
+
+    @contextmanager
+    def _climb(self, clean: CleanGradient) -> Iterator[None]:
+        """Inside the block the weights are w + ε and BatchNorm's statistics are frozen; after it, w bit for bit."""
+        if self._batch_norms is None:
+            self._batch_norms = living_batch_norms()
+        displacement = self._displace(clean)
+        if self.reuse is None:
+            clean.gradients.clear()  # give the memory back before the second pass
+        try:
+            with frozen(self._batch_norms):
+                yield
+        finally:
+            displacement.restore()
+
+    def _load(self) -> None:
+        self._displacement = self._displace(CleanGradient([], []))
+
+    def _unload(self) -> None:
+        if self._displacement is not None:
+            self._displacement.restore()
+            self._displacement = None
+
+
+def _dense(gradient: Tensor | None) -> Tensor:
+    """A sparse gradient as a dense tensor: the perturbation of an embedding moves the rows that the batch touched."""
+    assert gradient is not None
+    return gradient if gradient.layout is torch.strided else gradient.to_dense()
