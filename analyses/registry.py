@@ -42,8 +42,11 @@ class Analysis:
     mode, the cost in gradient evaluations and the versions.
     """
 
-    def __init__(self, function: Callable[..., xr.Dataset], *, cost: str, reference: str) -> None:
+    def __init__(
+        self, function: Callable[..., xr.Dataset], *, cost: str, reference: str, minibatches: bool = False
+    ) -> None:
         self.function = function
+        self.minibatches = minibatches
         self.name = function.__name__
         self.cost = cost
         self.reference = reference
@@ -64,6 +67,12 @@ class Analysis:
         """Register `plot(dataset, ax=None) -> Axes` as this analysis's picture."""
         self.plot = plot
         return plot
+
+    def draw(self, dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
+        """The registered picture of a Dataset of this analysis, into `ax` or a new figure."""
+        if self.plot is None:
+            raise ValueError(f"{self.name} has no picture; register one with @{self.name}.figure")
+        return self.plot(dataset, ax)
 
     def __call__(
         self,
@@ -90,7 +99,8 @@ class Analysis:
                 )
             objective = subject
         else:
-            objective = subject.objective(split, examples=examples, device=device, dtype=dtype)
+            size = subject.experiment.batch_size if self.minibatches else None
+            objective = subject.objective(split, examples=examples, batch_size=size, device=device, dtype=dtype)
             provenance = {
                 "split": split,
                 "step": subject.step,
@@ -112,7 +122,7 @@ class Analysis:
             **{f"objective_{key}": _attribute(value) for key, value in objective.description.items()},
             **{name: float(value) for name, value in cost.items()},
             "seconds": time.perf_counter() - start,
-            "torch_version": torch.__version__,
+            "torch_version": str(torch.__version__),  # a str subclass that HDF5 attributes do not take
             "toolkit_version": version("landscape-toolkit"),
             **{key: _attribute(value) for key, value in dataset.attrs.items()},
         }
@@ -139,13 +149,18 @@ def _attribute(value: Any) -> Any:
     return value if isinstance(value, str | int | float | np.ndarray | np.number) else str(value)
 
 
-def analysis(*, cost: str, reference: str) -> Callable[[Callable[..., xr.Dataset]], Analysis]:
-    """Register a function as an analysis under its own name; `cost` and `reference` stand in the README's table."""
+def analysis(
+    *, cost: str, reference: str, minibatches: bool = False
+) -> Callable[[Callable[..., xr.Dataset]], Analysis]:
+    """Register a function as an analysis under its own name; `cost` and `reference` stand in the README's table.
+
+    `minibatches` says that it asks about single batches: from a checkpoint they then have the size trained with.
+    """
 
     def register(function: Callable[..., xr.Dataset]) -> Analysis:
         if function.__name__ in _REGISTRY:
             raise ValueError(f"an analysis named {function.__name__!r} exists already; give this one another name")
-        _REGISTRY[function.__name__] = Analysis(function, cost=cost, reference=reference)
+        _REGISTRY[function.__name__] = Analysis(function, cost=cost, reference=reference, minibatches=minibatches)
         return _REGISTRY[function.__name__]
 
     return register

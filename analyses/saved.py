@@ -18,7 +18,8 @@ import torch
 import xarray as xr
 
 from analyses import registry
-from landscape.run import Checkpoint, Run
+from landscape.atomic_file import atomic_file
+from landscape.run import Run
 
 FORMAT = 1  # raise it when an analysis changes what it computes, so that older files are computed again
 
@@ -80,27 +81,27 @@ def analyze(
     precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if dtype is not None and precision is None:
         raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
-    dataset = compute(checkpoint, name, split=split, examples=examples, device=device, dtype=precision, **options)
+    device = device or _device_of(run)
+    dataset = registry.get(name)(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
     write(dataset, path)
-    return dataset
+    # not the computed one: what is reported is what the file holds
+    return read(path, name)
 
 
-def compute(checkpoint: Checkpoint, name: str, **options: Any) -> xr.Dataset:
-    """The analysis `name` of `checkpoint`, computed now."""
-    return registry.get(name)(checkpoint, **options)
+def _device_of(run: Run) -> str:
+    """Where the run was trained, if that exists here; else the CPU."""
+    device = torch.device(run.experiment.device)
+    known = device.type == "cpu" or torch.get_device_module(device).is_available()
+    return str(device) if known else "cpu"
 
 
 def write(dataset: xr.Dataset, path: Path) -> None:
     """Write `dataset` whole or not at all: a temporary name, fsync, then the rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with atomic_file(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf")
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path, name: str | None = None) -> xr.Dataset:

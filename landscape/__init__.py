@@ -1,1 +1,31 @@
-"""Loss landscapes of PyTorch models: experiments, training into HDF5, and the loss as a function of its parameters."""
+"""Loss landscapes of PyTorch models: experiments, training into HDF5, and the loss as a function of its parameters.
+
+The names below are imported when they are first used, so that the command line can answer without loading torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from landscape.experiment import Experiment
+    from landscape.objective import Objective
+    from landscape.run import Checkpoint, Run
+    from landscape.training import train
+
+__all__ = ["Checkpoint", "Experiment", "Objective", "Run", "train"]
+
+_HOME = {
+    "Checkpoint": "landscape.run",
+    "Experiment": "landscape.experiment",
+    "Objective": "landscape.objective",
+    "Run": "landscape.run",
+    "train": "landscape.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import `name` from the module it lives in."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'landscape' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

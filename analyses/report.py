@@ -1,0 +1,147 @@
+"""The report of a study: figures, a table, verdicts, and for every number the file and dataset it was read from.
+
+One text, `report.md`; `report.html` is the same text with the figures inside, so that it can be sent as one file.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from markdown_it import MarkdownIt
+
+from analyses import figures
+from analyses.results import QUANTITIES, Number, Quantity, Results
+from analyses.study_figures import FIGURES
+from analyses.verdicts import judge
+from landscape.markdown import markdown_table
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+img { max-width: 100% } table { border-collapse: collapse; font-size: 85%; display: block; overflow-x: auto }
+td, th { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right; white-space: nowrap }
+td:first-child, th:first-child { text-align: left } code { font-size: 90% }
+.claims td { white-space: normal; text-align: left }
+"""
+
+
+def write_report(results: Results, failures: dict[Path, str]) -> Path:
+    """Draw the figures and write `report.md` and `report.html` into the study's folder; returns the HTML's path."""
+    folder = results.directory
+    if not results.labels:
+        raise ValueError(f"{folder}: expected at least one finished run to report on, found none")
+    drawn = {}
+    for name, draw in FIGURES.items():
+        figure = draw(results)
+        drawn[name] = figures.save(figure, folder / "figures" / name)[0]
+        plt.close(figure)
+    text = "\n\n".join(_sections(results, failures, drawn))
+    (folder / "report.md").write_text(text + "\n")
+    page = folder / "report.html"
+    page.write_text(_html(results.study.title, text, folder))
+    return page
+
+
+def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path]) -> Iterable[str]:
+    study = results.study
+    yield f"# {study.title}"
+    if study.about:
+        yield study.about.strip()
+    numbers = {quantity.name: results.numbers(quantity) for quantity in QUANTITIES}
+    counts = {name: len(runs) for name, runs in results.runs.items()}
+    yield (
+        f"Mean ± standard error over the seeds {', '.join(map(str, study.seeds))}. Sharpness is the rise of the loss at "
+        f"distance {study.sharpness_radius:g} from the final weights. The peak test accuracy is picked on the test split, "
+        "hence optimistic. Gradients are the method's own: probes, evaluations and analyses are not in them."
+    )
+    yield "## Results"
+    yield _table(results, numbers)
+    incomplete = {name: count for name, count in counts.items() if count < len(study.seeds)}
+    for name, count in incomplete.items():
+        yield f"**{name}: {count} of {len(study.seeds)} runs finished.**"
+    for folder, reason in failures.items():
+        yield f"- `{folder.relative_to(results.directory)}`: {reason}"
+    if study.claims:
+        yield "## Claims"
+        yield (
+            "Each claim is judged by the paired difference over seeds and its 95 % interval (Student's t): HOLDS, REVERSED, "
+            "or NOT RESOLVED where the interval contains zero. The statistic was fixed before the runs."
+        )
+        yield _claims(results)
+    for name, picture in drawn.items():
+        caption = (FIGURES[name].__doc__ or "").strip()
+        yield f"## {name.capitalize()}"
+        yield f"![{caption}]({picture.relative_to(results.directory)})"
+        yield f"{caption} Bands: one standard error over seeds."
+    yield "## Where each number comes from"
+    yield f"Paths are relative to this report. toolkit {version('landscape-toolkit')}, torch {torch.__version__}."
+    yield _sources(results, numbers)
+
+
+def _table(results: Results, numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
+    head = ["method", *(f"{q.label} [{q.unit}]" for q in QUANTITIES)]
+    rows = [
+        [label, *(_cell(q, [n.value for n in numbers[q.name][name].values()]) for q in QUANTITIES)]
+        for name, label in results.labels.items()
+    ]
+    return markdown_table(head, rows)
+
+
+def _cell(quantity: Quantity, values: list[float]) -> str:
+    known = np.array([value for value in values if np.isfinite(value)])
+    if not known.size:
+        return "–"
+    scale, places = (100, quantity.form[:-1] + "f") if quantity.form.endswith("%") else (1, quantity.form)
+    mean = format(scale * known.mean(), places)
+    if known.size < 2 or not known.std():
+        return mean
+    return f"{mean} ± {format(scale * known.std(ddof=1) / np.sqrt(known.size), places)}"
+
+
+def _claims(results: Results) -> str:
+    rows = []
+    for verdict in (judge(claim, results) for claim in results.study.claims):
+        claim = verdict.claim
+        difference = f"{verdict.difference:+.3g} ± {verdict.half_width:.2g}"
+        rows.append(
+            [claim.statement, claim.source, f"`{claim.quantity}`", difference, str(verdict.seeds), verdict.word]
+        )
+    return markdown_table(["claim", "source", "statistic", "difference", "seeds", "verdict"], rows)
+
+
+def _sources(results: Results, numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
+    rows = [
+        [
+            results.labels[name],
+            str(seed),
+            quantity.label,
+            format(number.value, ".6g"),
+            f"`{number.file.relative_to(results.directory)}`",
+            f"`{number.dataset}`",
+        ]
+        for quantity in QUANTITIES
+        for name in results.labels
+        for seed, number in numbers[quantity.name][name].items()
+    ]
+    return markdown_table(["method", "seed", "quantity", "value", "file", "dataset"], rows)
+
+
+def _html(title: str, text: str, folder: Path) -> str:
+    body = MarkdownIt("commonmark").enable("table").render(text)
+
+    def inline(match: re.Match[str]) -> str:
+        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="(figures/[^"]+\.png)"', inline, body)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    )

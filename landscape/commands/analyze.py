@@ -1,0 +1,52 @@
+"""`landscape analyze RUN ANALYSIS [--steps all] [--option value …]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tqdm import tqdm
+
+from landscape.commands.parser import command_parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Answer one analysis at a run's checkpoints, from the files where they exist."""
+    import analyses
+    from analyses.saved import analyze
+    from landscape.run import Run
+
+    description = "Ask a question of a run's checkpoints; each answer is a file in RUN/analyses and is computed once."
+    parser = command_parser("analyze", f"{description} Analyses: {', '.join(analyses.available())}.")
+    parser.add_argument("run", help="The run's folder.")
+    parser.add_argument("analysis", help="The analysis; RUN ANALYSIS --help lists its options.")
+    parser.add_argument("--steps", default="last", help="Checkpoints: last, first, all, or steps as 0,100,200.")
+    parser.add_argument("--split", type=Literal["train", "test"], default="train", help="The data averaged over.")
+    parser.add_argument("--examples", type=int | None, default=None, help="How many of its examples; all if left out.")
+    parser.add_argument(
+        "--device", type=str | None, default=None, help="Where to compute, if not where it was trained."
+    )
+    parser.add_argument(
+        "--dtype", type=Literal["float32", "float64"] | None, default=None, help="If not the run's own."
+    )
+    named = [argument for argument in arguments if not argument.startswith("-")]
+    options: list[str] = []
+    if len(arguments) > 1 and len(named) > 1 and named[1] == arguments[1]:
+        options = [name for name in analyses.get(arguments[1]).options if name != "momentum"]
+        parser.add_function_arguments(analyses.get(arguments[1]).function, fail_untyped=False, skip={0, "momentum"})
+    chosen = parser.parse_args(list(arguments)).as_dict()
+    run = Run.open(chosen["run"])
+    steps: list[int | str] = [chosen["steps"]] if chosen["steps"] in ("last", "first") else list(run.steps)
+    if chosen["steps"] not in ("last", "first", "all"):
+        try:
+            steps = [int(step) for step in chosen["steps"].split(",")]
+        except ValueError:
+            raise ValueError(
+                f"--steps: expected last, first, all or numbers as 0,100, got {chosen['steps']!r}"
+            ) from None
+    common = {key: chosen[key] for key in ("split", "examples", "device", "dtype")}
+    for step in tqdm(steps, desc=chosen["analysis"], unit="checkpoint", delay=2):
+        dataset = analyze(run, chosen["analysis"], step=step, **common, **{key: chosen[key] for key in options})
+        numbers = {name: float(v) for name, v in dataset.data_vars.items() if v.ndim == 0 and v.dtype.kind in "fiub"}
+        print(f"step {dataset.attrs['step']:>8}  " + "  ".join(f"{k} {v:.5g}" for k, v in numbers.items()))
+        print(f"  {dataset.attrs['path']}")

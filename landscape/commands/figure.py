@@ -1,0 +1,27 @@
+"""`landscape figure FILE … [--output FOLDER]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from landscape.commands.parser import command_parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Draw saved analyses as PNG and PDF; needs neither the model nor the data."""
+    parser = command_parser("figure", "Draw saved analyses, each as a PNG and a PDF, from their files alone.")
+    parser.add_argument("files", nargs="+", help="Files of a run's analyses folder.")
+    parser.add_argument("--output", default=".", help="The folder to draw into.")
+    chosen = parser.parse_args(list(arguments)).as_dict()
+
+    import analyses
+    from analyses import figures
+    from analyses.saved import read
+
+    for file in chosen["files"]:
+        dataset = read(Path(file))
+        with figures.style():
+            ax = analyses.get(dataset.attrs["analysis"]).draw(dataset)
+            for written in figures.save(ax.figure, Path(chosen["output"]) / Path(file).stem):
+                print(written)

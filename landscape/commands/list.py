@@ -1,0 +1,72 @@
+"""`landscape list [KIND] [--update README.md]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from landscape.commands.parser import command_parser, recipes
+from landscape.markdown import markdown_table
+
+KINDS = ("optimizers", "analyses", "models", "data", "bases", "studies", "experiments")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print what can be named, or write the README's tables anew."""
+    parser = command_parser("list", "Show what can be named on the command line and in recipes.")
+    parser.add_argument("kind", nargs="?", type=Literal[KINDS] | None, default=None, help="One kind; all if left out.")  # type: ignore[valid-type]
+    parser.add_argument("--update", type=str | None, default=None, help="A Markdown file whose tables to write anew.")
+    chosen = parser.parse_args(list(arguments)).as_dict()
+    if chosen["update"]:
+        path = Path(chosen["update"])
+        path.write_text(updated(path.read_text()))
+        return
+    for kind in [chosen["kind"]] if chosen["kind"] else KINDS:
+        print(f"{kind}\n\n{table(kind)}\n")
+
+
+def table(kind: str) -> str:
+    """The Markdown table of one kind, from its registry."""
+    if kind == "optimizers":
+        import optimizers
+
+        infos = [optimizers.describe(name) for name in optimizers.available()]
+        return markdown_table(
+            ("name", "what it does", "gradients a step", "state, in copies", "defaults", "reference"),
+            [(f"`{i.name}`", i.summary, i.cost, i.state, _defaults(i.defaults), i.reference) for i in infos],
+        )
+    if kind == "analyses":
+        import analyses
+
+        found = [analyses.get(name) for name in analyses.available()]
+        return markdown_table(
+            ("name", "what it answers", "cost", "reference"),
+            [(f"`{a.name}`", a.summary, a.cost, a.reference) for a in found],
+        )
+    if kind in ("studies", "experiments"):
+        return markdown_table(("name", "what it is"), [(f"`{n}`", first_comment(p)) for n, p in recipes(kind).items()])
+    from landscape import bases, data, models
+
+    named = {"models": models.models, "data": data.datasets, "bases": bases.bases}[kind]
+    rows = [(f"`{name}`", (f.__doc__ or "").strip().split("\n")[0]) for name, f in sorted(named.factories.items())]
+    return markdown_table(("name", "what it is"), rows)
+
+
+def first_comment(recipe: Path) -> str:
+    """A recipe's first line, which says what it is."""
+    return recipe.read_text().split("\n", 1)[0].lstrip("# ")
+
+
+def _defaults(defaults: dict[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in defaults.items() if isinstance(value, int | float | str))
+
+
+def updated(text: str) -> str:
+    """`text` with every table between `<!-- table KIND -->` and `<!-- end -->` made from its registry."""
+    for kind in KINDS:
+        begin, end = f"<!-- table {kind} -->\n", "<!-- end -->"
+        if begin in text:
+            before, rest = text.split(begin, 1)
+            text = f"{before}{begin}\n{table(kind)}\n\n{end}{rest.split(end, 1)[1]}"
+    return text

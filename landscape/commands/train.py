@@ -1,0 +1,30 @@
+"""`landscape train DIRECTORY [-c recipe.toml] [--option value …]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ActionConfigFile
+
+from landscape.commands.parser import command_parser, named_recipes
+from landscape.experiment import Experiment
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train the experiment that the recipe and the options describe, in a folder of its own."""
+    parser = command_parser(
+        "train",
+        "Run an experiment in DIRECTORY, or continue it there. Exit code 75 after SIGINT or SIGTERM: a checkpoint was "
+        "written, the same command continues.",
+    )
+    parser.add_argument("directory", help="The run's folder; made where it does not exist.")
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
+    parser.add_class_arguments(Experiment, as_group=False)
+    chosen = parser.parse_args(named_recipes(arguments, "experiments")).as_dict()
+    directory = chosen.pop("directory")
+    chosen.pop("config")
+
+    from landscape.training import train
+
+    run = train(Experiment(**chosen), directory)
+    print(f"{run.path}: step {run.steps[-1]}, test accuracy {float(run.metrics.test_accuracy[-1]):.2%}")

@@ -1,0 +1,24 @@
+"""Draw the demo's figures from its files alone: no model, no data, no GPU.
+
+python notebooks/figures/demo.py [runs/demo] [output folder] [figure …]
+"""
+
+import sys
+from pathlib import Path
+
+from analyses import figures
+from analyses.results import Results
+from analyses.study import Study
+from analyses.study_figures import FIGURES
+from landscape.commands.parser import recipe
+
+
+def main(directory: str = "runs/demo", output: str = "runs/demo/figures", *names: str) -> None:
+    results = Results(Study.read(recipe("demo", "studies")), Path(directory))
+    for name in names or FIGURES:
+        for written in figures.save(FIGURES[name](results), Path(output) / name):
+            print(written)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
