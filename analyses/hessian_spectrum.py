@@ -1,0 +1,128 @@
+r"""The ends of the Hessian's spectrum: where the loss curves most, and where it curves down.
+
+    H v_i = λ_i v_i,    H = ∇²L(θ), the mean over the objective's examples
+
+Every eigenvalue comes with its residual ‖H v − λ v‖ and with bounds on its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from analyses import eigenvalue_backends, figures
+from analyses.lanczos import Eigenpairs, lanczos
+from analyses.registry import analysis
+from analyses.spectrum_end import Which
+from landscape.objective import Objective
+
+CURVATURE = "loss/‖θ‖₂²"
+
+
+@analysis(cost="about 10 + 3k Hessian products", reference="Lanczos 1950; Wu and Simon (2000)")
+def top_eigenvalues(
+    objective: Objective,
+    *,
+    k: int = 5,
+    which: Which = "LA",
+    tol: float = 1e-3,
+    backend: Literal["lanczos", "scipy", "pyhessian"] = "lanczos",
+    max_basis: int | None = None,
+    multiplicity: bool = False,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""The k eigenvalues of the Hessian at one end of its spectrum, each with its residual and error bounds.
+
+    `which`: LA largest, SA smallest (most negative), LM largest in magnitude, BE from both ends in turn. Every pair
+    meets ‖H v − λ v‖ ≤ tol·|λ|, or `converged` says that it does not. `eigenvalue`, `residual`, `error_bound`
+    (certain: an eigenvalue lies that close) and `gap_bound` (sharper, ‖r‖²/gap; holds if none hides in the gap), (k,)
+    each, in units of loss per squared parameter. `max_basis` bounds the memory; `multiplicity` looks for repeated
+    eigenvalues; `seed` draws the starting vector.
+
+    BatchNorm is in the objective's mode; weight decay is not included. Cost: attribute `matvecs` Hessian products, of
+    some 2 to 4 gradients each. Raises ValueError for k > n and for an unknown backend or end; the other backends are
+    second opinions (`analyses.eigenvalue_backends` says what they cannot do).
+    """
+    hessian = objective.hessian()
+    if backend == "lanczos":
+        generator = torch.Generator().manual_seed(seed)
+        found = lanczos(
+            hessian, k, which=which, tol=tol, max_basis=max_basis, multiplicity=multiplicity, generator=generator
+        )
+    elif backend == "scipy":
+        found = eigenvalue_backends.eigsh(hessian, k, which=which, tol=tol, max_basis=max_basis, seed=seed)
+    elif backend == "pyhessian":
+        if which != "LM":
+            raise ValueError(
+                f'backend="pyhessian" finds the largest magnitudes only: expected which="LM", got {which!r}'
+            )
+        found = eigenvalue_backends.pyhessian(objective, hessian, k, tol=tol, seed=seed)
+    else:
+        raise ValueError(f"expected backend lanczos, scipy or pyhessian, got {backend!r}")
+    return dataset_of(found)
+
+
+def dataset_of(found: Eigenpairs) -> xr.Dataset:
+    """Eigenpairs as a Dataset over k = 1 … k, without their vectors."""
+    described = {
+        "eigenvalue": (found.values, CURVATURE, "Hessian eigenvalue"),
+        "residual": (found.residuals, CURVATURE, "residual norm ‖Hv − λv‖"),
+        "error_bound": (found.error_bounds, CURVATURE, "bound on the eigenvalue's error"),
+        "gap_bound": (found.gap_bounds, CURVATURE, "bound by the gap on the eigenvalue's error"),
+        "converged": (found.converged_pairs.to(torch.int8), "1", "residual within the tolerance"),
+    }
+    return xr.Dataset(
+        {
+            name: ("k", values.numpy(), {"units": units, "long_name": long_name})
+            for name, (values, units, long_name) in described.items()
+        },
+        coords={"k": np.arange(1, len(found.values) + 1)},
+        attrs={
+            "matvecs": found.matvecs,
+            "verification_matvecs": found.verification_matvecs,
+            "restarts": found.restarts,
+            "converged": found.converged,
+            "message": found.message,
+        },
+    )
+
+
+@top_eigenvalues.figure
+def plot_top_eigenvalues(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """The eigenvalues in order with their error bounds; over the dimension `step`, a line for each."""
+    with figures.axes(ax) as ax:
+        mean, error = figures.over_seeds(dataset, "eigenvalue", "error_bound")
+        if "step" in mean.dims:
+            for index in mean.k.values:
+                spread = None if error is None else error.sel(k=index)
+                figures.band(ax, mean.step, mean.sel(k=index), spread, rf"$\lambda_{{{index}}}$")
+            ax.set_xlabel("training step")
+            figures.legend(ax)
+        else:
+            figures.points(ax, mean.k, mean, error, marker="o")
+            ax.set_xlabel("index of the eigenvalue")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_ylabel(figures.label(dataset.eigenvalue))
+        return ax
+
+
+def compare_top_eigenvalues(datasets: Mapping[str, xr.Dataset], ax: Axes | None = None) -> Axes:
+    """λ₁ over `step`, a line for each method; for one checkpoint each, their eigenvalues in order."""
+    with figures.axes(ax) as ax:
+        first = next(iter(datasets.values()))
+        if "step" in first.eigenvalue.dims:
+            figures.compare(datasets, "eigenvalue", "error_bound", x="step", ax=ax, k=first.k.values[0])
+            ax.set_ylabel(f"largest {figures.label(first.eigenvalue)}")
+        else:
+            figures.compare(datasets, "eigenvalue", "error_bound", x="k", ax=ax)
+            ax.set_xlabel("index of the eigenvalue")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set_ylabel(figures.label(first.eigenvalue))
+        figures.legend(ax)
+        return ax

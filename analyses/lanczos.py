@@ -1,0 +1,267 @@
+r"""A few eigenpairs from one end (or both) of the spectrum of a symmetric operator, by Lanczos with full
+orthogonalisation.
+
+    A v = θ v   for the k wanted θ, until   ‖A v − θ v‖ ≤ tol·|θ|   for every one of them
+
+The basis is one (m, n) tensor on the operator's device; only the projected matrix, m × m, reaches the host. Every
+product is followed by a test, so that no product is made once the target is met. When the basis is full, a thick
+restart keeps the wanted Ritz vectors and goes on, which bounds the memory and changes the cost but not the answer.
+
+References: Lanczos (1950); Wu and Simon (2000), thick restart; Stewart (2001), Krylov–Schur; Parlett (1998), sections
+4.5 and 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from analyses.krylov_basis import KrylovBasis
+from analyses.krylov_decomposition import KrylovDecomposition, RitzPairs
+from analyses.repeated_eigenvalues import search_for_copies
+from analyses.spectrum_end import SpectrumEnd, Which
+
+BASIS_BYTES = 4 << 30  # where `max_basis` is not given, the basis grows up to this size before it is restarted
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """What `lanczos` found, in the order wanted (LA: descending, SA: ascending, LM: by magnitude, BE: both ends in
+    turn).
+    """
+
+    values: Tensor  # (k,) float64, on the host
+    vectors: Tensor  # (n, k) orthonormal, on the operator's device
+    residuals: Tensor  # (k,) float64: ‖A v − θ v‖
+    error_bounds: Tensor  # (k,) float64: an eigenvalue of A lies within this of θ (‖r‖ and the products' rounding)
+    gap_bounds: Tensor  # (k,) float64: the sharper ‖r‖²/gap, true if no eigenvalue hides between the Ritz values
+    converged_pairs: Tensor  # (k,) bool: ‖A v − θ v‖ ≤ tol·|θ|
+    converged: bool  # all of them
+    matvecs: int  # products with A, those of the verification included
+    verification_matvecs: int  # products spent after the search to check its residuals
+    restarts: int
+    message: str  # why it stopped
+
+
+def lanczos(
+    A: Any,
+    k: int,
+    *,
+    which: Which = "LA",
+    tol: float = 1e-3,
+    max_basis: int | None = None,
+    multiplicity: bool = False,
+    start: Tensor | None = None,
+    storage: torch.dtype | None = None,
+    max_matvecs: int = 10_000,
+    generator: torch.Generator | None = None,
+) -> Eigenpairs:
+    """The k eigenpairs of A at the end of the spectrum that `which` names: LA, SA, LM (largest magnitude) or BE (both
+    ends).
+
+    `A`: anything symmetric with `.shape` and `@`, a dense tensor too. `tol`: relative residual ‖Av − θv‖/|θ| of each
+    pair; for a θ that is zero to rounding, the residual need only fall to rounding too. `max_basis`: most basis vectors
+    held at once (default: all of them). `start`: a vector (n,) of interest to begin from, or vectors (n, p) close to
+    the wanted ones. `storage`: dtype the basis is kept in; bfloat16 halves its memory and limits relative residuals to
+    some 4e-3. `generator`: draws the starting vector (default: seed 0).
+
+    `multiplicity=False` finds each eigenvalue once, however often it is repeated, as a Krylov space of one vector does;
+    `True` searches on, orthogonally to what was found, until copies are found too. Neither ever returns a vector twice.
+
+    Cost: `matvecs` products, one more than the Krylov space is large. Memory: basis and three vectors.
+    Ctrl-C during a product returns what has been found, not marked converged. Raises `ValueError` for bad arguments,
+    `FloatingPointError` where a product is not finite.
+    """
+    n = _checked_size(A, k, which, tol, max_basis)
+    device = torch.device(getattr(A, "device", "cpu"))
+    dtype = torch.promote_types(getattr(A, "dtype", torch.float32), torch.float32)
+    most = min(n, max_basis or max(2 * k + 8, BASIS_BYTES // (n * dtype.itemsize)))
+    basis = KrylovBasis(n, min(most, 4 * k + 24) + 1, dtype=dtype, storage=storage or dtype, device=device)
+    space = KrylovDecomposition(A, basis, locked=0, generator=generator or torch.Generator().manual_seed(0))
+    space.begin(start if start is None or start.ndim == 1 else start.sum(1))
+    end = SpectrumEnd(k, which, tol / 2 if multiplicity else tol, torch.finfo(dtype).eps)
+    with tqdm(desc="lanczos", unit=" products", delay=2, disable=None) as bar:
+        search = _Search(end, most, max_matvecs, bar)
+        pairs = search.extend(space, end.verdict)
+        if multiplicity and search.finished:
+            return _with_copies(space, pairs, search, tol, in_place=max_basis is not None)
+    return _certified(space, pairs, search, in_place=max_basis is not None)
+
+
+class _Search:
+    """Extends decompositions within the memory and the products allowed, and counts."""
+
+    def __init__(self, end: SpectrumEnd, most: int, max_matvecs: int, bar: tqdm[NoReturn]) -> None:
+        self.end, self.most, self.max_matvecs, self.bar = end, most, max_matvecs, bar
+        self.matvecs = self.restarts = 0
+        self.message, self.finished = "", False
+
+    def extend(self, space: KrylovDecomposition, verdict: Callable[[RitzPairs], str]) -> RitzPairs:
+        """Extend `space`, restarting it when memory is full, until `verdict` has something to say or the products are
+        spent.
+        """
+        self.finished = False
+        most = self.most - space.locked
+        while True:
+            try:
+                space.extend()
+            except KeyboardInterrupt:
+                if not space.size:
+                    raise
+                self.message = "interrupted"
+                return space.ritz(self.end.order)
+            self.matvecs += 1
+            self.bar.update()
+            if space.locked or space.size >= self.end.k:
+                pairs = space.ritz(self.end.order)
+                self.bar.set_postfix_str(self.end.progress(pairs), refresh=False)
+                self.message = verdict(pairs)
+                self.finished = bool(self.message)
+                if self.finished:
+                    return pairs
+                if self.matvecs >= self.max_matvecs:
+                    self.message = f"max_matvecs={self.max_matvecs} was reached"
+                    return pairs
+            if space.size == most:
+                space.cut(pairs.coefficients[:, : self.end.kept(most)])
+                self.restarts += 1
+            elif space.full:
+                space.basis.grow(min(2 * space.basis.capacity, self.most + 1))
+
+    def result(
+        self,
+        end: SpectrumEnd,
+        values: np.ndarray,
+        residuals: np.ndarray,
+        vectors: Tensor,
+        checks: int,
+        others: RitzPairs | None,
+    ) -> Eigenpairs:
+        """The pairs found, with the cost and the reason for stopping of this search."""
+        message, norm = self.message, float(np.abs(values).max())
+        if self.finished and "arithmetic" not in message and (residuals > end.thresholds(values, norm)).any():
+            message = (
+                "the measured residuals exceed those of the search: the basis is stored too coarsely for tol, "
+                "or A is not symmetric"
+            )
+        return _result(
+            end,
+            values,
+            residuals,
+            vectors,
+            matvecs=self.matvecs,
+            checks=checks,
+            message=message,
+            finished=self.finished,
+            restarts=self.restarts,
+            others=others,
+        )
+
+
+def _certified(space: KrylovDecomposition, pairs: RitzPairs, search: _Search, *, in_place: bool) -> Eigenpairs:
+    """Check the relation that the residuals were computed from by one product, then form the vectors.
+
+    Where the check does not confirm the residuals (a basis in low precision, a product that is not quite symmetric),
+    each is measured by a product of its own.
+    """
+    end, k = search.end, min(search.end.k, space.size)
+    coefficients = pairs.coefficients[:, :k]
+    # The columns of the relation's error F enter with random signs: E ‖F S c‖² = ‖F S‖²/k for a unit c.
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], k) / np.sqrt(k)
+    defect = np.sqrt(k) * space.defect(coefficients @ signs)
+    values, residuals = pairs.values[:k], pairs.residuals[:k] + defect
+    vectors = space.basis.vectors(coefficients, in_place=in_place)
+    checks = 1
+    if defect > 0.1 * end.thresholds(values, float(np.abs(pairs.values).max())).min():
+        values, residuals = _measured(space.operator, vectors)
+        checks += k
+    return search.result(end, values, residuals, vectors, checks, pairs.beyond(k))
+
+
+def _with_copies(
+    space: KrylovDecomposition, pairs: RitzPairs, search: _Search, tol: float, *, in_place: bool
+) -> Eigenpairs:
+    """Search on for copies; each residual is then measured by a product of its own, since no one relation holds all."""
+    rest = search_for_copies(space, pairs, search.end, search)
+    vectors = space.basis.vectors(np.eye(search.end.k), in_place=in_place)
+    values, residuals = _measured(space.operator, vectors)
+    return search.result(replace(search.end, tol=tol), values, residuals, vectors, len(values), rest)
+
+
+def measured(operator: Any, vectors: Tensor, which: Which, tol: float, matvecs: int, message: str) -> Eigenpairs:
+    """What `vectors` (n, k), found by anything in `matvecs` products, are worth as eigenvectors of `operator`."""
+    vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
+    values, residuals = _measured(operator, vectors)
+    end = SpectrumEnd(len(values), which, tol, torch.finfo(vectors.dtype).eps)
+    return _result(end, values, residuals, vectors, matvecs=matvecs, checks=len(values), message=message)
+
+
+def _measured(operator: Any, vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Rayleigh quotients and residual norms of the columns of `vectors`. Cost: a product each."""
+    values, residuals = np.empty(vectors.shape[1]), np.empty(vectors.shape[1])
+    for i, v in enumerate(vectors.T):
+        product = (operator @ v).to(v.dtype)
+        values[i] = float(v @ product)
+        residuals[i] = float(torch.linalg.vector_norm(product.sub_(v, alpha=values[i])))
+    return values, residuals
+
+
+def _result(
+    end: SpectrumEnd,
+    values: np.ndarray,
+    residuals: np.ndarray,
+    vectors: Tensor,
+    *,
+    matvecs: int,
+    checks: int,
+    message: str,
+    finished: bool = True,
+    restarts: int = 0,
+    others: RitzPairs | None = None,
+) -> Eigenpairs:
+    """Pairs with their bounds; `others` are Ritz pairs besides these, for the gaps."""
+    everything, k = values, len(values)
+    uncertainty = residuals
+    if others is not None:
+        everything = np.concatenate([values, others.values])
+        uncertainty = np.concatenate([residuals, others.residuals])
+    norm = float(np.abs(everything).max())
+    met = residuals <= end.thresholds(values, norm)
+    distances = np.abs(everything - values[:, None]) - uncertainty
+    distances[np.arange(k), np.arange(k)] = np.inf
+    gaps = np.maximum(distances.min(1), residuals)  # ‖r‖²/gap is the sharper bound only where the gap exceeds ‖r‖
+    rounding = 10 * end.epsilon * norm
+    return Eigenpairs(
+        values=torch.from_numpy(values.copy()),
+        vectors=vectors,
+        residuals=torch.from_numpy(residuals),
+        error_bounds=torch.from_numpy(residuals + rounding),
+        gap_bounds=torch.from_numpy(residuals**2 / gaps.clip(1e-300) + rounding),
+        converged_pairs=torch.from_numpy(met),
+        converged=bool(met.all()) and finished and k == end.k,
+        matvecs=matvecs + checks,
+        verification_matvecs=checks,
+        restarts=restarts,
+        message=message,
+    )
+
+
+def _checked_size(A: Any, k: int, which: str, tol: float, max_basis: int | None) -> int:
+    n = A.shape[0]
+    if len(A.shape) != 2 or A.shape[1] != n:
+        raise ValueError(f"expected a square operator, got shape {tuple(A.shape)}")
+    if not 1 <= k <= n:
+        raise ValueError(f"expected 1 ≤ k ≤ n = {n} eigenpairs, got k = {k}")
+    if which not in get_args(Which):
+        raise ValueError(f"expected which among {', '.join(get_args(Which))}, got {which!r}")
+    if not tol > 0:
+        raise ValueError(f"expected a relative tolerance tol > 0, got {tol}")
+    if max_basis is not None and max_basis < min(k + 2, n):
+        raise ValueError(f"expected max_basis ≥ k + 2 = {k + 2}, got {max_basis}")
+    return n

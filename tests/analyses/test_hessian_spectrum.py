@@ -1,0 +1,74 @@
+"""Hessian eigenvalues of small networks against LAPACK on the dense Hessian of all examples in one batch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from analyses.hessian_spectrum import compare_top_eigenvalues, plot_top_eigenvalues, top_eigenvalues
+from landscape.objective import Objective
+
+
+@pytest.fixture
+def problem() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4)).double()
+    model(torch.randn(50, 6, dtype=torch.float64))  # running statistics that are not the defaults
+    return model, torch.randn(29, 6, dtype=torch.float64), torch.randint(4, (29,))
+
+
+def exact(problem: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> np.ndarray:
+    model, x, y = problem
+    model.eval()
+    names = [name for name, _ in model.named_parameters()]
+
+    def loss(*blocks: torch.Tensor) -> torch.Tensor:
+        output = torch.func.functional_call(model, dict(zip(names, blocks, strict=True)), (x,))
+        return nn.functional.cross_entropy(output, y)
+
+    parameters = tuple(p.detach() for p in model.parameters())
+    blocks = torch.autograd.functional.hessian(loss, parameters)
+    rows = [torch.cat([b.reshape(p.numel(), -1) for b in row], 1) for row, p in zip(blocks, parameters, strict=True)]
+    return np.linalg.eigvalsh(torch.cat(rows).numpy())
+
+
+@pytest.mark.parametrize("sizes", [(29,), (16, 13), (1, 2, 3, 4, 5, 6, 8)])
+@pytest.mark.parametrize("backend", ["lanczos", "scipy"])
+def test_eigenvalues_are_those_of_the_dense_hessian(problem, sizes: tuple[int, ...], backend: str) -> None:
+    model, x, y = problem
+    objective = Objective(model, nn.CrossEntropyLoss(), list(zip(x.split(sizes), y.split(sizes), strict=True)))
+    true = exact(problem)
+    top = top_eigenvalues(objective, k=5, tol=1e-9, backend=backend)
+    np.testing.assert_allclose(top.eigenvalue, true[::-1][:5], rtol=1e-8)
+    assert (np.abs(top.eigenvalue - true[::-1][:5]) <= top.error_bound).all()
+    bottom = top_eigenvalues(objective, k=2, which="SA", tol=1e-9, backend=backend)
+    np.testing.assert_allclose(bottom.eigenvalue, true[:2], rtol=1e-8)
+
+
+def test_products_are_counted_in_the_file(problem) -> None:
+    model, x, y = problem
+    objective = Objective(model, nn.CrossEntropyLoss(), list(zip(x.split(10), y.split(10), strict=True)))
+    found = top_eigenvalues(objective, k=3)
+    assert found.attrs["matvecs"] == found.attrs["hessian_products"]
+    assert found.attrs["converged"] == 1
+    assert found.attrs["objective_batch_norm"] == "running statistics"
+
+
+def test_pyhessian_agrees_to_its_own_accuracy(problem) -> None:
+    model, x, y = problem
+    objective = Objective(model.float(), nn.CrossEntropyLoss(), [(x.float(), y)])
+    state = torch.get_rng_state()
+    theirs = top_eigenvalues(objective, k=2, which="LM", backend="pyhessian")
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+    ours = top_eigenvalues(objective, k=2, which="LM", tol=1e-5)
+    np.testing.assert_allclose(theirs.eigenvalue, ours.eigenvalue, rtol=0.05)
+    assert (np.abs(theirs.eigenvalue - ours.eigenvalue) <= theirs.error_bound + ours.error_bound).all()
+    with pytest.raises(ValueError, match="largest magnitudes only"):
+        top_eigenvalues(objective, backend="pyhessian")
+
+
+def test_pictures(problem) -> None:
+    model, x, y = problem
+    found = top_eigenvalues(Objective(model, nn.CrossEntropyLoss(), [(x, y)]), k=3)
+    assert plot_top_eigenvalues(found).get_ylabel() == "Hessian eigenvalue [loss/‖θ‖₂²]"
+    compare_top_eigenvalues({"SGD": found, "SAM": found})
