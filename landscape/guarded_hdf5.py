@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -21,12 +22,21 @@ from landscape.refused_file import RefusedFile
 _KINDS = "iufS"  # integers, floats, strings of fixed length
 
 
+class Request(NamedTuple):
+    """A dataset to read; what is not None must be exactly so."""
+
+    path: tuple[str, ...]
+    dtype: np.dtype | None = None
+    shape: tuple[int, ...] | None = None
+
+
 class Guarded:
     """An open HDF5 file and the only ways to look into it. Paths are tuples of link names."""
 
     def __init__(self, path: Path, file: h5py.File, sealed: SealedFile) -> None:
         self.path = path
-        self.root = file.id
+        self.root = h5py.h5g.open(file.id, b"/")
+        self._groups: dict[tuple[str, ...], h5py.h5g.GroupID] = {(): self.root}
         self._sealed = sealed
         self._limit = sealed.length
         self._handed_out = 0
@@ -39,14 +49,9 @@ class Guarded:
         """Check every byte against the seal."""
         self._sealed.verify()
 
-    def has(self, *path: str) -> bool:
-        """Whether there is an object of this path, all hard links."""
-        here = h5py.h5g.open(self.root, b"/")
-        for i, name in enumerate(path):
-            if not (isinstance(here, h5py.h5g.GroupID) and here.links.exists(name.encode())):
-                return False
-            here = self._step(here, name, path[: i + 1])
-        return True
+    def has(self, name: str) -> bool:
+        """Whether the root group has a link of this name."""
+        return self.root.links.exists(name.encode())
 
     def names(self, *path: str) -> list[str]:
         """The link names in a group, in the order of HDF5's index."""
@@ -57,22 +62,37 @@ class Guarded:
 
     def array(self, *path: str, dtype: np.dtype | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
         """The dataset of this path, of exactly this dtype and shape where they are given."""
-        where = "/" + "/".join(path)
-        dataset = self._open(path)
+        return self.arrays([Request(path, dtype, shape)])[0]
+
+    def arrays(self, requests: Iterable[Request]) -> list[np.ndarray]:
+        """Many datasets at once: all are checked, then one pass over the file fills them."""
+        arrays, pieces = [], []
+        for request in requests:
+            dataset = self._checked(request)
+            array = np.empty(dataset.shape, dataset.dtype)
+            arrays.append(array)
+            position = dataset.get_offset()
+            if position is not None and array.size:
+                pieces.append((position, array.reshape(-1).view(np.uint8).data))
+            elif array.size:  # compact: the numbers are in the dataset's own header
+                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+        self._sealed.fill(pieces)
+        return arrays
+
+    def _checked(self, request: Request) -> h5py.h5d.DatasetID:
+        where = "/" + "/".join(request.path)
+        dataset = self._open(request.path)
         if not isinstance(dataset, h5py.h5d.DatasetID):
             raise self.refuse(f"expected {where} to be a dataset")
-        found = (np.dtype(dataset.dtype), tuple(dataset.shape))
-        if found[0].kind not in _KINDS:
-            raise self.refuse(f"{where}: expected numbers or text of fixed length, got type {found[0]}")
-        if dtype is not None and found[0] != dtype:
-            raise self.refuse(f"{where}: expected type {dtype}, got {found[0]}")
-        if shape is not None and found[1] != shape:
-            raise self.refuse(f"{where}: expected shape {shape}, got {found[1]}")
-        self._check_storage(dataset, where, *found)
-        array = np.empty(found[1], found[0])
-        if array.size:
-            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
-        return array
+        dtype, shape = np.dtype(dataset.dtype), tuple(dataset.shape)
+        if dtype.kind not in _KINDS:
+            raise self.refuse(f"{where}: expected numbers or text of fixed length, got type {dtype}")
+        if request.dtype is not None and dtype != request.dtype:
+            raise self.refuse(f"{where}: expected type {request.dtype}, got {dtype}")
+        if request.shape is not None and shape != request.shape:
+            raise self.refuse(f"{where}: expected shape {request.shape}, got {shape}")
+        self._check_storage(dataset, where, dtype, shape)
+        return dataset
 
     def text(self, *path: str) -> str:
         """A dataset that holds one string of fixed length, UTF-8."""
@@ -100,16 +120,19 @@ class Guarded:
         return bytes(value[()]).decode() if dtype.kind == "S" else value.item()
 
     def _open(self, path: tuple[str, ...]) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
-        here = h5py.h5g.open(self.root, b"/")
-        for i, name in enumerate(path):
-            if not isinstance(here, h5py.h5g.GroupID):
-                raise self.refuse(f"expected /{'/'.join(path[:i])} to be a group")
-            here = self._step(here, name, path[: i + 1])
-        return here
+        if path not in self._groups:
+            parent = self._open(path[:-1])
+            if not isinstance(parent, h5py.h5g.GroupID):
+                raise self.refuse(f"expected /{'/'.join(path[:-1])} to be a group")
+            opened = self._step(parent, path)
+            if not isinstance(opened, h5py.h5g.GroupID):
+                return opened
+            self._groups[path] = opened
+        return self._groups[path]
 
-    def _step(self, group: h5py.h5g.GroupID, name: str, path: tuple[str, ...]) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
-        where, link = "/" + "/".join(path), name.encode()
-        if "/" in name or not group.links.exists(link):
+    def _step(self, group: h5py.h5g.GroupID, path: tuple[str, ...]) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
+        where, link = "/" + "/".join(path), path[-1].encode()
+        if b"/" in link or not group.links.exists(link):
             raise self.refuse(f"incomplete: {where} is missing")
         if group.links.get_info(link).type != h5py.h5l.TYPE_HARD:
             raise self.refuse(f"{where} is a soft or external link; only hard links are followed")

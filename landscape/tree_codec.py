@@ -17,7 +17,7 @@ import base64
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import h5py
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from landscape import tensor_codec
-from landscape.guarded_hdf5 import Guarded
+from landscape.guarded_hdf5 import Guarded, Request
 
 Tree: TypeAlias = Any
 """dict (str or int keys) | list | tuple of Tree, or Tensor | np.ndarray | int | float | bool | str | bytes | None."""
@@ -48,7 +48,10 @@ def write_tree(file: h5py.File, group: str, tree: Tree) -> None:
 
 def read_tree(file: Guarded, group: str) -> Tree:
     """The tree that `write_tree` stored, equal to the bit; tensors on the CPU."""
-    return _Reader(file, group).value(json.loads(file.text("layout", group)))
+    reader = _Reader(file, group)
+    node = json.loads(file.text("layout", group))
+    reader.gather(node)
+    return reader.value(node)
 
 
 def write_text(group: h5py.Group, name: str, text: str) -> None:
@@ -153,19 +156,62 @@ class _Writer:
 
 
 class _Reader:
-    """Walks the nodes back into a tree; whatever is not as a writer would have left it is refused."""
+    """Walks the nodes twice: to read all arrays in one pass over the file, and to put the tree together."""
 
     def __init__(self, file: Guarded, group: str) -> None:
         self.file, self.group = file, group
-        self._tensors: dict[tuple[str, ...], Tensor] = {}
+        self._arrays: dict[tuple[str, ...], Tensor | np.ndarray] = {}
+
+    def gather(self, node: Any) -> None:
+        """Read what the nodes below `node` refer to."""
+        kinds: dict[tuple[str, ...], tuple[str, str]] = {}
+        requests: dict[tuple[str, ...], Request] = {}
+        for kind, leaf in self._leaves(node):
+            at, content, shape = tuple(leaf["at"]), leaf[kind], tuple(leaf["shape"])
+            request = Request((self.group, *at), *self._stored(kind, content, shape))
+            if requests.setdefault(at, request) != request or kinds.setdefault(at, (kind, content)) != (kind, content):
+                raise self.file.refuse(f"/layout/{self.group}: {'/'.join(at)} is described twice, and differently")
+        arrays = self.file.arrays(requests.values())
+        for (at, (kind, content)), array in zip(kinds.items(), arrays, strict=True):
+            if kind == "tensor":
+                self._arrays[at] = tensor_codec.decode(array, content)
+            else:
+                self._arrays[at] = array.view(bool) if np.dtype(content).kind == "b" else array
+
+    def _leaves(self, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        if isinstance(node, list):
+            for item in node:
+                yield from self._leaves(item)
+        elif isinstance(node, dict):
+            for kind in ("tensor", "array"):
+                if kind in node:
+                    yield kind, node
+            for item in node.get("tuple", ()):
+                yield from self._leaves(item)
+            for _, item in node.get("dict", ()):
+                yield from self._leaves(item)
+
+    def _stored(self, kind: str, content: str, shape: tuple[int, ...]) -> tuple[np.dtype, tuple[int, ...]]:
+        if kind == "tensor":
+            if content not in tensor_codec.STORED_AS:
+                raise self.file.refuse(f"/layout/{self.group}: torch {torch.__version__} has no dtype {content!r}")
+            return tensor_codec.STORED_AS[content], tensor_codec.stored_shape(content, shape)
+        dtype = np.dtype(content)
+        if dtype.kind not in _ARRAY_KINDS:
+            raise self.file.refuse(f"/layout/{self.group}: expected a numeric array, got {dtype}")
+        return np.dtype(np.uint8) if dtype.kind == "b" else dtype, shape
 
     def value(self, node: Any) -> Tree:
+        """The tree below `node`."""
         if node is None or isinstance(node, bool | str | int):
             return node
         if isinstance(node, list):
             return [self.value(item) for item in node]
-        kind = next(iter(node)) if isinstance(node, dict) and node else None
-        content = node[kind] if kind else None
+        if not isinstance(node, dict) or not node:
+            raise self.file.refuse(f"/layout/{self.group}: expected a node of a known kind, got {node!r:.80}")
+        kind, content = next(iter(node.items()))
+        if kind in ("tensor", "array"):
+            return self._arrays[tuple(node["at"])]
         if kind == "dict":
             return {key: self.value(child) for key, child in content}
         if kind == "tuple":
@@ -176,27 +222,4 @@ class _Reader:
             return int(content, 16)
         if kind == "bytes":
             return base64.b64decode(content, validate=True)
-        if kind == "tensor":
-            return self._tensor(content, tuple(node["shape"]), tuple(node["at"]))
-        if kind == "array":
-            return self._array(np.dtype(content), tuple(node["shape"]), tuple(node["at"]))
-        raise self.file.refuse(f"/layout/{self.group}: expected a node of a known kind, got {kind!r}")
-
-    def _tensor(self, dtype: str, shape: tuple[int, ...], at: tuple[str, ...]) -> Tensor:
-        if dtype not in tensor_codec.STORED_AS:
-            raise self.file.refuse(f"/layout/{self.group}: no dtype {dtype!r} in torch {torch.__version__}")
-        if at not in self._tensors:
-            stored = tensor_codec.stored_shape(dtype, shape)
-            array = self.file.array(self.group, *at, dtype=tensor_codec.STORED_AS[dtype], shape=stored)
-            self._tensors[at] = tensor_codec.decode(array, dtype)
-        tensor = self._tensors[at]
-        if (tensor_codec.name_of(tensor.dtype), tuple(tensor.shape)) != (dtype, shape):
-            raise self.file.refuse(f"/layout/{self.group}: {'/'.join(at)} is described twice, and differently")
-        return tensor
-
-    def _array(self, dtype: np.dtype, shape: tuple[int, ...], at: tuple[str, ...]) -> np.ndarray:
-        if dtype.kind not in _ARRAY_KINDS:
-            raise self.file.refuse(f"/layout/{self.group}: expected a numeric array at {'/'.join(at)}, got {dtype}")
-        stored = np.dtype(np.uint8) if dtype.kind == "b" else dtype
-        array = self.file.array(self.group, *at, dtype=stored, shape=shape)
-        return array.view(bool) if dtype.kind == "b" else array
+        raise self.file.refuse(f"/layout/{self.group}: expected a node of a known kind, got {kind!r:.80}")

@@ -1,0 +1,143 @@
+"""Writing and reading 36.5 M float32 in 155 tensors: this store beside plain h5py, safetensors and torch.save.
+
+    python tests/benchmarks/store_speed.py [--repeats 15] [--folder .]
+
+All writes end with fsync. Repeats are interleaved; medians, and ratios to plain contiguous h5py of the same repeat.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import torch
+
+from landscape import checkpoint_file, digest
+from landscape.checkpoint_file import read_checkpoint, write_checkpoint
+
+
+def tensors(count=155, values=36_500_000):
+    """Named random tensors of sizes as uneven as a WideResNet's: a third of them are vectors."""
+    torch.manual_seed(0)
+    vectors = count // 3
+    wide = values // (count - vectors)
+    return {
+        f"blocks.{i}.weight": torch.randn(512) if i % 3 == 0 and i < 3 * vectors else torch.randn(wide // 512, 512)
+        for i in range(count)
+    }
+
+
+def fsync(path):
+    descriptor = os.open(path, os.O_RDWR)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def write_h5py(path, weights):
+    with h5py.File(path, "w") as file:
+        for name, tensor in weights.items():
+            file.create_dataset(f"parameters/{name}", data=tensor.numpy())
+    fsync(path)
+
+
+def read_h5py(path):
+    with h5py.File(path, "r") as file:
+        return {name: torch.from_numpy(data[...]) for name, data in file["parameters"].items()}
+
+
+def write_torch(path, weights):
+    torch.save(weights, path)
+    fsync(path)
+
+
+def write_safetensors(path, weights):
+    from safetensors.torch import save_file
+
+    save_file(weights, path)
+    fsync(path)
+
+
+def read_safetensors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def write_store(path, weights):
+    write_checkpoint(
+        path, step=1, parameters=weights, momentum=None, buffers={}, state={}, metrics={}, attributes={"seed": 0}
+    )
+
+
+def write_store_unsealed(path, weights):
+    sealed, checkpoint_file.seal = checkpoint_file.seal, fsync
+    try:
+        write_store(path, weights)
+    finally:
+        checkpoint_file.seal = sealed
+
+
+def first_time(path):
+    """As in a process that has not seen the file: every block is hashed."""
+    digest._known.clear()
+    return read_checkpoint(path).parameters
+
+
+WRITERS = {
+    "plain h5py": write_h5py,
+    "store, no digest": write_store_unsealed,
+    "store": write_store,
+    "safetensors": write_safetensors,
+    "torch.save": write_torch,
+}
+READERS = {
+    "plain h5py": read_h5py,
+    "store, first time": first_time,
+    "store, again": lambda path: read_checkpoint(path).parameters,
+    "safetensors": read_safetensors,
+    "torch.save": lambda path: torch.load(path, weights_only=True),
+}
+
+
+def timed(function, *arguments):
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def report(title, times, reference):
+    print(title)
+    for name, seconds in times.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, times[reference], strict=True))
+        print(f"  {name:<20} {statistics.median(seconds) * 1e3:8.1f} ms   {ratio:5.2f} x {reference}")
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--folder", default=".")
+    options = parser.parse_args()
+    weights = tensors()
+    size = sum(t.numel() for t in weights.values())
+    print(f"{len(weights)} tensors, {size / 1e6:.1f} M values; torch {torch.__version__}, {os.cpu_count()} cores")
+    writes, reads = ({name: [] for name in table} for table in (WRITERS, READERS))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        paths = {name: Path(folder) / f"{name}.file" for name in WRITERS}
+        for repeat in range(options.repeats + 1):  # the first warms up
+            for name, write in WRITERS.items():
+                paths[name].unlink(missing_ok=True)
+                seconds = timed(write, paths[name], weights)
+                writes[name] += [seconds] if repeat else []
+            for name, read in READERS.items():
+                seconds = timed(read, paths[name.split(",")[0]])
+                reads[name] += [seconds] if repeat else []
+    report("write, fsync included", writes, "plain h5py")
+    report("read, from the page cache", reads, "plain h5py")
+
+
+if __name__ == "__main__":
+    main()
