@@ -174,5 +174,5 @@ def available() -> tuple[str, ...]:
 def get(name: str) -> Analysis:
     """The analysis called `name`; an unknown name answers with the names that exist."""
     if name not in _REGISTRY:
-        raise ValueError(f"unknown analysis {name!r}; expected one of {', '.join(available())}")
+        raise ValueError(f"unknown analysis {name!r}: expected one of {', '.join(available())}")
     return _REGISTRY[name]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,14 +23,14 @@ def panels(*draw: Draw, height: float = 2.5) -> Figure:
         figure, axes = plt.subplots(
             1, len(draw), figsize=(figures.COLUMN * len(draw), height), layout="constrained", squeeze=False
         )
-        entries: dict[str, object] = {}
+        entries: dict[str, Artist] = {}
         for ax, paint in zip(axes[0], draw, strict=True):
             paint(ax)
             handles, labels = ax.get_legend_handles_labels()
-            entries |= dict(zip(labels, handles, strict=True))
+            entries |= {str(label): handle for label, handle in zip(labels, handles, strict=True)}
             if ax.get_legend() is not None:
                 ax.get_legend().remove()
-        figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=len(entries))
+        figure.legend(list(entries.values()), list(entries), loc="outside upper left", ncols=len(entries))
         return figure
 
 

@@ -48,10 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_CODE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; that is no error of ours
-    except (argparse.ArgumentError, ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
+    except (
+        argparse.ArgumentError,
+        ArithmeticError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
-        print(f"landscape {name}: error: {error}", file=sys.stderr)
+        said = error.args[0] if isinstance(error, KeyError) else error  # str of a KeyError is the repr of its message
+        print(f"landscape {name}: error: {said}", file=sys.stderr)
         print("(LANDSCAPE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 2
     return 0

@@ -12,7 +12,7 @@ three passes over the batch, two of them gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,11 @@ from optimizers import SharpnessAware, first_moment, frozen_batch_norm
 NAMES = ("l2_psf", "psf_ratio", "momentum_cosine", "momentum_ascent")
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors)))))
 
 
-def _unit(tensors: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+def _unit(tensors: list[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
     """The tensors over their global norm, and that norm; zero where the norm is zero."""
     norm = _norm(tensors)
     return torch._foreach_mul(tensors, torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))), norm
@@ -43,8 +43,8 @@ def probe(
     generators = global_state(device)
 
     @torch.no_grad()
-    def move(direction: list[Tensor], rho: float) -> None:
-        torch._foreach_copy_(parameters, torch._foreach_add(clean, direction, alpha=rho))
+    def move(direction: Sequence[Tensor], rho: float) -> None:
+        torch._foreach_copy_(parameters, torch._foreach_add(clean, list(direction), alpha=rho))
 
     def gradient() -> tuple[Tensor, list[Tensor]]:
         set_global_state(generators, device)  # the same dropout mask in every pass: one function L_B

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -78,43 +79,44 @@ class Training:
         order = torch.randperm(len(self.train), generator=generator(self.experiment.seed, "data order", epoch))
         return list(order.to(self.device).split(self.experiment.batch_size))
 
+    def take_step(self, index: Tensor) -> None:
+        """One step of the method on the examples in `index`, with the probes where they are due."""
+        inputs, targets = self.train.inputs[index], self.train.targets[index]
+        experiment, optimizer = self.experiment, self.optimizer
+
+        def loss() -> Tensor:
+            return self.loss(inputs, targets)[0]
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        if experiment.probe_every and self.step % experiment.probe_every == 0:
+            radii = experiment.probe_rho_sam, experiment.probe_rho_msam
+            self.recorder.record(self.step, **probes.probe(self.model, loss, optimizer, *radii))
+        self.recorder.record(self.step, learning_rate=optimizer.param_groups[0]["lr"])
+        self.recorder.record(self.step, loss=optimizer.step(closure))
+        self.schedule.step()
+        self.step += 1
+
     def run_epoch(self, interruption: Interruption) -> None:
         """The steps from here to the end of the epoch, or to an interruption."""
         epoch, position = divmod(self.step, self.steps_per_epoch)
-        experiment, optimizer = self.experiment, self.optimizer
         self.model.train()
         start = time.perf_counter()
         for index in self.batches_of_epoch(epoch)[position:]:
-            inputs, targets = self.train.inputs[index], self.train.targets[index]
-
-            def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
-                optimizer.zero_grad()
-                loss, _ = self.loss(inputs, targets)
-                loss.backward()
-                return loss
-
-            if experiment.probe_every and self.step % experiment.probe_every == 0:
-                numbers = probes.probe(
-                    self.model,
-                    lambda inputs=inputs, targets=targets: self.loss(inputs, targets)[0],
-                    optimizer,
-                    experiment.probe_rho_sam,
-                    experiment.probe_rho_msam,
-                )
-                self.recorder.record(self.step, **numbers)
-            self.recorder.record(self.step, learning_rate=optimizer.param_groups[0]["lr"])
-            self.recorder.record(self.step, loss=optimizer.step(closure))
-            self.schedule.step()
-            self.step += 1
+            self.take_step(index)
             if interruption.requested:
                 break
         steps, losses = self.recorder.fetch("loss")  # the one place of an epoch that waits for the device
         self.seconds += time.perf_counter() - start
-        bad = steps[~torch.isfinite(torch.from_numpy(losses)).numpy()]
+        bad = steps[~np.isfinite(losses)]
         if bad.size:
             raise NonFiniteLoss(
                 f"the loss at step {bad[0]} is not finite; what came before the last checkpoint is kept. "
-                f"Lower lr (now {experiment.lr}) or rho (now {experiment.rho}), or lengthen warmup_epochs"
+                f"Lower lr (now {self.experiment.lr}) or rho (now {self.experiment.rho}), or lengthen warmup_epochs"
             )
 
     @torch.no_grad()

@@ -32,8 +32,11 @@ def main(arguments: Sequence[str]) -> None:
     named = [argument for argument in arguments if not argument.startswith("-")]
     options: list[str] = []
     if len(arguments) > 1 and len(named) > 1 and named[1] == arguments[1]:
-        options = [name for name in analyses.get(arguments[1]).options if name != "momentum"]
-        parser.add_function_arguments(analyses.get(arguments[1]).function, fail_untyped=False, skip={0, "momentum"})
+        analysis = analyses.get(arguments[1])
+        # a vector cannot be typed on a command line; the momentum comes from the checkpoint
+        vectors = {name for name, option in analysis.options.items() if "Tensor" in str(option.annotation)}
+        options = [name for name in analysis.options if name not in vectors]
+        parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors})
     chosen = parser.parse_args(list(arguments)).as_dict()
     run = Run.open(chosen["run"])
     steps: list[int | str] = [chosen["steps"]] if chosen["steps"] in ("last", "first") else list(run.steps)

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
 
     for file in chosen["files"]:
         dataset = read(Path(file))
-        with figures.style():
-            ax = analyses.get(dataset.attrs["analysis"]).draw(dataset)
-            for written in figures.save(ax.figure, Path(chosen["output"]) / Path(file).stem):
-                print(written)
+        figure = analyses.get(dataset.attrs["analysis"]).draw(dataset).get_figure(root=True)
+        assert figure is not None  # axes that were just drawn have one
+        for written in figures.save(figure, Path(chosen["output"]) / Path(file).stem):
+            print(written)

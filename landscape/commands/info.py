@@ -51,5 +51,5 @@ def about_checkpoint(path: Path) -> str:
 
     checkpoint = Run.open(path.parents[1]).checkpoint(int(path.stem.removeprefix("step-")))
     lines = [f"{name:<24} {str(value).splitlines()[0]}" for name, value in checkpoint.attributes.items() if str(value)]
-    space = checkpoint.space
-    return "\n".join([*lines, "", *(f"{n:<40} {tuple(s)}" for n, s in zip(space.names, space.shapes, strict=True))])
+    layout = [f"{name:<40} {tuple(tensor.shape)}" for name, tensor in checkpoint.parameters.items()]
+    return "\n".join([*lines, "", *layout])

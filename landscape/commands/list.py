@@ -15,7 +15,7 @@ KINDS = ("optimizers", "analyses", "models", "data", "bases", "studies", "experi
 def main(arguments: Sequence[str]) -> None:
     """Print what can be named, or write the README's tables anew."""
     parser = command_parser("list", "Show what can be named on the command line and in recipes.")
-    parser.add_argument("kind", nargs="?", type=Literal[KINDS] | None, default=None, help="One kind; all if left out.")  # type: ignore[valid-type]
+    parser.add_argument("kind", nargs="?", type=Literal[KINDS] | None, default=None, help="One kind; all if left out.")
     parser.add_argument("--update", type=str | None, default=None, help="A Markdown file whose tables to write anew.")
     chosen = parser.parse_args(list(arguments)).as_dict()
     if chosen["update"]:
