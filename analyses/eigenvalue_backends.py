@@ -62,7 +62,7 @@ def pyhessian(objective: Objective, operator: Any, k: int, *, tol: float, seed: 
     and fails on parameters that the loss does not use. Its `density` no longer runs on current torch and is not
     offered.
     """
-    peer = importlib.import_module("pyhessian.hessian")  # the package hides this module behind its class
+    peer: Any = importlib.import_module("pyhessian.hessian")  # the package hides this module behind its class
 
     batches = [(batch.inputs, batch.targets) for batch in objective.batches.walk()]
     if not all(isinstance(part, Tensor) for batch in batches for part in batch):

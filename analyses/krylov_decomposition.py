@@ -1,12 +1,13 @@
 r"""The Krylov decomposition that Lanczos extends by one product at a time and a thick restart cuts back.
 
-    A V = V B + v bᵀ,    [V v]ᵀ[V v] = I          V (n, j) the basis, v the next vector, B (j, j), b (j,)
+    A V = V B + P C,    [V P]ᵀ[V P] = I        V (n, j) the basis, P (n, p) the vectors waiting to join it
 
-For a symmetric A the matrix B is symmetric up to rounding. It is kept whole, with every Gram–Schmidt coefficient,
-rather than as the tridiagonal T it would be in exact arithmetic: then the residual of a Ritz pair (θ, V s), s a unit
-eigenvector of (B + Bᵀ)/2,
+Beginning from one vector p is 1 and this is Lanczos; beginning from several it is its band form (Ruhe 1979), in which a
+waiting vector that turns out to lie in V is dropped. For a symmetric A the matrix B is symmetric up to rounding. It is
+kept whole, with every Gram–Schmidt coefficient, rather than as the band it would be in exact arithmetic: then the
+residual of a Ritz pair (θ, V s), s a unit eigenvector of (B + Bᵀ)/2,
 
-    ‖A V s − θ V s‖² = ‖(B − θ) s‖² + (bᵀ s)²
+    ‖A V s − θ V s‖² = ‖(B − θ) s‖² + ‖C s‖²
 
 holds to rounding whatever the products' own errors were, and its first term shows when the arithmetic, not the basis,
 is the limit. A rotation of V keeps the form of the relation (Krylov–Schur: Stewart 2001), which for a symmetric A is
@@ -15,6 +16,7 @@ the thick restart of Wu and Simon (2000).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +33,7 @@ class RitzPairs:
 
     values: np.ndarray  # (j,) θ
     coefficients: np.ndarray  # (j, j) s in columns: the Ritz vector is V s
-    truncation: np.ndarray  # (j,) |bᵀ s|: what a larger basis would still remove
+    truncation: np.ndarray  # (j,) ‖C s‖: what a larger basis would still remove
     rounding: np.ndarray  # (j,) ‖(B − θ) s‖: what only better arithmetic would
 
     @property
@@ -45,16 +47,21 @@ class RitzPairs:
 
 
 class KrylovDecomposition:
-    """Rows `locked` … `locked + size − 1` of the basis are V, the next row is v; rows before are vectors kept out of
-    V.
-    """
+    """Rows of the basis: `locked` vectors kept out of V, then the `size` vectors of V, then the `waiting` of P."""
 
     def __init__(self, operator: Any, basis: KrylovBasis, *, locked: int, generator: torch.Generator) -> None:
         self.operator, self.basis, self.generator = operator, basis, generator
-        self.locked, self.size = locked, 0
+        self.locked = locked
+        self.size = self.waiting = 0
         self._n = basis.rows.shape[1]
-        self._matrix = np.zeros((basis.capacity - locked + 1,) * 2)  # B, with b in row `size`
+        self._matrix = np.zeros((basis.capacity - locked + 1,) * 2)  # B, and C in the `waiting` rows below it
+        self._unread: list[_Column] = []  # of the products whose coefficients the host has not seen yet
         self.epsilon = torch.finfo(basis.dtype).eps
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the host runs ahead of the device that makes the products."""
+        return self.basis.rows.device.type == "cuda"
 
     @property
     def complete(self) -> bool:
@@ -64,75 +71,110 @@ class KrylovDecomposition:
     @property
     def full(self) -> bool:
         """Whether there is no room for a further product's vector."""
-        return self.locked + self.size + 1 >= self.basis.capacity
+        return self._rows() + 1 > self.basis.capacity
 
     def begin(self, start: Tensor | None) -> None:
-        """Take the direction of `start` (n,) as v, or a random one where it is None or lies within the locked
-        vectors.
+        """Let the columns of `start` (n, p) wait, those within the locked vectors or each other left out.
+
+        With none left, or without a start, a random vector waits.
         """
-        if start is not None:
-            w = start.detach().to(device=self.basis.rows.device, dtype=self.basis.dtype, copy=True)
-            length = torch.linalg.vector_norm(w)
-            self.basis.project(w, self.locked)
-            if float(torch.linalg.vector_norm(w)) > 100 * self.epsilon * float(length):
-                self._store(w)
-                return
-        self._store_random()
+        for column in () if start is None else start.T:
+            w = column.detach().to(device=self.basis.rows.device, dtype=self.basis.dtype, copy=True)
+            length = float(torch.linalg.vector_norm(w))
+            self.basis.project(w, self._rows())
+            if float(torch.linalg.vector_norm(w)) > 1e4 * self.epsilon * length and not self._spanned():
+                self._wait(w)
+        if not self.waiting:
+            self._wait(self._random())
 
     def extend(self) -> None:
-        """One product: v joins V, and A v minus its projection on V becomes the next v."""
-        row = self.locked + self.size
-        w = self.operator @ self.basis.vector(row)
-        w = w.to(self.basis.dtype)
-        coefficients = self.basis.project(w, row + 1)
-        length = torch.linalg.vector_norm(w)
-        column = torch.cat([coefficients, length[None]]).to("cpu", torch.float64).numpy()  # one transfer a product
-        if not np.isfinite(column).all():
-            raise FloatingPointError(f"product {self.size + 1} with the operator holds NaN or Inf; is the loss finite?")
-        j = self.size
-        self._reserve(j + 2)
-        self._matrix[: j + 1, j] = column[self.locked : -1]
-        self.size += 1
-        # A remainder at rounding level means that V is invariant: normalised, it would be noise inside V.
-        if column[-1] > 10 * self.epsilon * np.linalg.norm(column[:-1]) and not self.complete:
-            self._matrix[self.size, j] = column[-1]
-            self._store(w)
-        elif not self.complete:
-            self._store_random()
+        """One product: the first waiting vector joins V, and what its image adds waits in turn.
 
-    def ritz(self, order: Any) -> RitzPairs:
-        """Rayleigh–Ritz on V; `order(values)` are the indices of the values from the most to the least wanted."""
-        j = self.size
-        matrix, tail = self._matrix[:j, :j], self._matrix[j, :j]
+        The coefficients are on their way to the host; `settle` receives them.
+        """
+        w = (self.operator @ self.basis.vector(self.locked + self.size)).to(self.basis.dtype)
+        coefficients = self.basis.project(w, self._rows())
+        length = torch.linalg.vector_norm(w)
+        self.size += 1
+        self.waiting -= 1
+        self._unread.append(_Column(torch.cat([coefficients, length[None]])))
+        if not self._spanned():
+            self._wait(w, length)
+
+    def settle(self, *, behind: int = 0) -> int:
+        """Receive the coefficients of all products but the last `behind`; returns how many columns of B are known.
+
+        Waiting for a product's coefficients stops the device between products; reading one product behind does not.
+        """
+        while len(self._unread) > behind:
+            column = self._unread.pop(0).read()
+            j = self.size - len(self._unread) - 1
+            if not np.isfinite(column).all():
+                raise FloatingPointError(f"product {j + 1} with the operator holds NaN or Inf; is the loss finite?")
+            rows = len(column) - 1 - self.locked
+            self._reserve(rows + 1)
+            self._matrix[:rows, j] = column[self.locked : -1]
+            # A remainder at rounding level adds nothing to V: normalised, it would be noise inside V.
+            if column[-1] > 10 * self.epsilon * np.linalg.norm(column[:-1]):
+                self._matrix[rows, j] = column[-1]
+            elif self.locked + rows < self._n:
+                self._unread.clear()  # products made with that noise meanwhile
+                self.size = j + 1
+                self.waiting = rows - self.size
+                if not self.waiting and not self.complete:
+                    self._wait(self._random())
+        return self.size - len(self._unread)
+
+    def ritz(self, order: Callable[[np.ndarray], np.ndarray]) -> RitzPairs:
+        """Rayleigh–Ritz on the settled part of V; `order(values)` are indices from the most to the least wanted."""
+        matrix, tail = self._parts()
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         chosen = order(values)
         values, vectors = values[chosen], vectors[:, chosen]
         rounding = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
-        return RitzPairs(values, vectors, np.abs(tail @ vectors), rounding)
+        return RitzPairs(values, vectors, np.linalg.norm(tail @ vectors, axis=0), rounding)
+
+    def aim(self, coefficients: np.ndarray) -> None:
+        """Turn P within its span so that its first vector carries the most of the residuals of V S."""
+        if self.waiting < 2:
+            return
+        _, tail = self._parts()
+        turn = np.linalg.svd(tail @ coefficients)[0]
+        self.basis.rotate(turn, self.locked + self.size)
+        self._matrix[self.size : self.size + self.waiting, : self.size] = turn.T @ tail
 
     def cut(self, coefficients: np.ndarray) -> None:
-        """Thick restart: keep V S for S (j, l) with orthonormal columns; v stays."""
+        """Thick restart: keep V S for S (j, l) with orthonormal columns; P stays."""
+        matrix, tail = self._parts()
         j, kept = coefficients.shape
-        matrix, tail = self._matrix[:j, :j].copy(), self._matrix[j, :j].copy()
         self.basis.rotate(coefficients, self.locked)
-        if not self.complete:
-            self.basis.rows[self.locked + kept] = self.basis.rows[self.locked + j]
+        for row in range(self.waiting):
+            self.basis.rows[self.locked + kept + row] = self.basis.rows[self.locked + j + row]
+        self._unread.clear()
         self._matrix[:] = 0
         self._matrix[:kept, :kept] = coefficients.T @ matrix @ coefficients
-        self._matrix[kept, :kept] = tail @ coefficients
+        self._matrix[kept : kept + self.waiting, :kept] = tail @ coefficients
         self.size = kept
 
     def defect(self, coefficients: np.ndarray) -> float:
-        """‖A V y − V B y − v bᵀy‖ for y (j,): how far the relation itself is from true. Cost: one product."""
-        j = self.size
-        w = (self.operator @ self._ritz_vector(coefficients)).to(self.basis.dtype)
-        rows = np.zeros(self.locked + j + (0 if self.complete else 1))
-        rows[self.locked :] = (self._matrix[: len(rows) - self.locked, :j]) @ coefficients
-        self.basis.subtract(w, torch.as_tensor(rows, dtype=w.dtype, device=w.device))
+        """‖A V y − V B y − P C y‖ for y (j,): how far the relation itself is from true. Cost: one product."""
+        w = self.operator @ self.basis.combine(np.concatenate([np.zeros(self.locked), coefficients]))
+        relation = np.concatenate(self._parts()) @ coefficients
+        known = np.concatenate([np.zeros(self.locked), relation])
+        w = w.to(self.basis.dtype)
+        self.basis.subtract(w, torch.as_tensor(known, dtype=w.dtype, device=w.device))
         return float(torch.linalg.vector_norm(w))
 
-    def _ritz_vector(self, coefficients: np.ndarray) -> Tensor:
-        return self.basis.combine(np.concatenate([np.zeros(self.locked), coefficients]))
+    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """B and C of the settled columns."""
+        j = self.size - len(self._unread)
+        return self._matrix[:j, :j].copy(), self._matrix[j : j + self.waiting, :j].copy()
+
+    def _rows(self) -> int:
+        return self.locked + self.size + self.waiting
+
+    def _spanned(self) -> bool:
+        return self._rows() >= self._n
 
     def _reserve(self, rows: int) -> None:
         if rows > self._matrix.shape[0]:
@@ -140,12 +182,34 @@ class KrylovDecomposition:
             grown[: self._matrix.shape[0], : self._matrix.shape[1]] = self._matrix
             self._matrix = grown
 
-    def _store(self, w: Tensor) -> None:
-        self.basis.rows[self.locked + self.size] = w.div_(torch.linalg.vector_norm(w))
+    def _wait(self, w: Tensor, length: Tensor | None = None) -> None:
+        length = torch.linalg.vector_norm(w) if length is None else length
+        self.basis.rows[self._rows()] = w.div_(length)
+        self.waiting += 1
 
-    def _store_random(self) -> None:
+    def _random(self) -> Tensor:
         drawn = torch.randn(self._n, generator=self.generator, dtype=self.basis.dtype, device=self.generator.device)
         w = drawn.to(device=self.basis.rows.device)
-        self.basis.project(w, self.locked + self.size)
-        self.basis.project(w.div_(torch.linalg.vector_norm(w)), self.locked + self.size)
-        self._store(w)
+        self.basis.project(w, self._rows())
+        self.basis.project(w.div_(torch.linalg.vector_norm(w)), self._rows())
+        return w
+
+
+class _Column:
+    """One product's coefficients on their way from the device to the host."""
+
+    def __init__(self, column: Tensor) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        if column.device.type != "cuda":
+            self._host = column.cpu()
+            return
+        self._host = torch.empty(column.shape, dtype=column.dtype, pin_memory=True)
+        self._host.copy_(column, non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record()
+
+    def read(self) -> np.ndarray:
+        """The coefficients in float64, once they are here."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.to(torch.float64).numpy()

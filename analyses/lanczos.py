@@ -27,6 +27,7 @@ from analyses.krylov_decomposition import KrylovDecomposition, RitzPairs
 from analyses.repeated_eigenvalues import search_for_copies
 from analyses.spectrum_end import SpectrumEnd, Which
 
+NEAR = 30  # times the tolerance: from here on no product is begun before the last one's residuals are known
 BASIS_BYTES = 4 << 30  # where `max_basis` is not given, the basis grows up to this size before it is restarted
 
 
@@ -82,12 +83,14 @@ def lanczos(
     device = torch.device(getattr(A, "device", "cpu"))
     dtype = torch.promote_types(getattr(A, "dtype", torch.float32), torch.float32)
     most = min(n, max_basis or max(2 * k + 8, BASIS_BYTES // (n * dtype.itemsize)))
-    basis = KrylovBasis(n, min(most, 4 * k + 24) + 1, dtype=dtype, storage=storage or dtype, device=device)
+    starts = start[:, None] if start is not None and start.ndim == 1 else start
+    waiting = 1 if starts is None else starts.shape[1]
+    basis = KrylovBasis(n, min(most, 4 * k + 24) + waiting, dtype=dtype, storage=storage or dtype, device=device)
     space = KrylovDecomposition(A, basis, locked=0, generator=generator or torch.Generator().manual_seed(0))
-    space.begin(start if start is None or start.ndim == 1 else start.sum(1))
+    space.begin(starts)
     end = SpectrumEnd(k, which, tol / 2 if multiplicity else tol, torch.finfo(dtype).eps)
     with tqdm(desc="lanczos", unit=" products", delay=2, disable=None) as bar:
-        search = _Search(end, most, max_matvecs, bar)
+        search = _Search(end, most, most + waiting, max_matvecs, bar)
         pairs = search.extend(space, end.verdict)
         if multiplicity and search.finished:
             return _with_copies(space, pairs, search, tol, in_place=max_basis is not None)
@@ -97,8 +100,8 @@ def lanczos(
 class _Search:
     """Extends decompositions within the memory and the products allowed, and counts."""
 
-    def __init__(self, end: SpectrumEnd, most: int, max_matvecs: int, bar: tqdm[NoReturn]) -> None:
-        self.end, self.most, self.max_matvecs, self.bar = end, most, max_matvecs, bar
+    def __init__(self, end: SpectrumEnd, most: int, rows: int, max_matvecs: int, bar: tqdm[NoReturn]) -> None:
+        self.end, self.most, self.rows, self.max_matvecs, self.bar = end, most, rows, max_matvecs, bar
         self.matvecs = self.restarts = 0
         self.message, self.finished = "", False
 
@@ -108,17 +111,20 @@ class _Search:
         """
         self.finished = False
         most = self.most - space.locked
+        far = True
         while True:
             try:
                 space.extend()
             except KeyboardInterrupt:
-                if not space.size:
+                if not space.settle():
                     raise
                 self.message = "interrupted"
                 return space.ritz(self.end.order)
             self.matvecs += 1
             self.bar.update()
-            if space.locked or space.size >= self.end.k:
+            # Far from the goal the device is not made to wait for the test, which then speaks of one product less.
+            ahead = far and space.on_accelerator and space.waiting == 1 and space.size < most
+            if space.settle(behind=int(ahead)) >= (1 if space.locked else self.end.k):
                 pairs = space.ritz(self.end.order)
                 self.bar.set_postfix_str(self.end.progress(pairs), refresh=False)
                 self.message = verdict(pairs)
@@ -128,11 +134,15 @@ class _Search:
                 if self.matvecs >= self.max_matvecs:
                     self.message = f"max_matvecs={self.max_matvecs} was reached"
                     return pairs
-            if space.size == most:
-                space.cut(pairs.coefficients[:, : self.end.kept(most)])
-                self.restarts += 1
-            elif space.full:
-                space.basis.grow(min(2 * space.basis.capacity, self.most + 1))
+                distance = self.end.distance(pairs)
+                far = bool(distance.max() > NEAR)
+                if space.size == most:
+                    space.cut(pairs.coefficients[:, : self.end.kept(most)])
+                    self.restarts += 1
+                    pairs = space.ritz(self.end.order)
+                space.aim(pairs.coefficients[:, np.flatnonzero(distance > 1)])
+            if space.full:
+                space.basis.grow(min(2 * space.basis.capacity, self.rows))
 
     def result(
         self,

@@ -46,6 +46,11 @@ class SpectrumEnd:
         """The residual each pair must reach; `norm` is ‖A‖."""
         return np.maximum(self.tol * np.abs(values), min(self.tol, REACHABLE * self.epsilon) * norm)
 
+    def distance(self, ritz: RitzPairs) -> np.ndarray:
+        """Residuals of the wanted pairs in units of what they must reach: (k,)."""
+        thresholds = self.thresholds(ritz.values[: self.k], np.abs(ritz.values).max())
+        return ritz.residuals[: self.k] / np.maximum(thresholds, np.finfo(float).tiny)
+
     def verdict(self, ritz: RitzPairs) -> str:
         """Why the search may stop, or an empty text while it must go on."""
         norm = np.abs(ritz.values).max()
