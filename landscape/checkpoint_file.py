@@ -96,9 +96,10 @@ def read_checkpoint(path: str | Path) -> CheckpointContents:
         if type(attributes.get("step")) is not int:
             raise file.refuse("incomplete: it does not say its step")
         groups = tuple(file.names("layout"))
-        for group in {"parameters", "buffers", "metrics", *groups}:
-            if group not in groups or not file.has(group):
-                raise file.refuse(f"incomplete: /{group} or its layout is missing")
+        there = set(file.names()) - {"layout", "attributes"}
+        missing = sorted(({"parameters", "buffers", "metrics"} - there) | (there ^ set(groups)))
+        if missing:
+            raise file.refuse(f"incomplete: /{missing[0]} or its layout is missing")
     return CheckpointContents(path, attributes, groups)
 
 

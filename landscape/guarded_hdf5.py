@@ -65,11 +65,20 @@ class Guarded:
         return self.arrays([Request(path, dtype, shape)])[0]
 
     def arrays(self, requests: Iterable[Request]) -> list[np.ndarray]:
-        """Many datasets at once: all are checked, then one pass over the file fills them."""
+        """Many datasets at once: all are checked, then one pass over the file fills them.
+
+        Paths that are links to one dataset give one and the same array.
+        """
         arrays, pieces = [], []
+        known: dict[int, np.ndarray] = {}
         for request in requests:
             dataset = self._checked(request)
-            array = np.empty(dataset.shape, dataset.dtype)
+            address = h5py.h5o.get_info(dataset).addr
+            if address in known:
+                arrays.append(known[address])
+                continue
+            self._count(dataset, request.path)
+            array = known[address] = np.empty(dataset.shape, dataset.dtype)
             arrays.append(array)
             position = dataset.get_offset()
             if position is not None and array.size:
@@ -78,6 +87,14 @@ class Guarded:
                 dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
         self._sealed.fill(pieces)
         return arrays
+
+    def _count(self, dataset: h5py.h5d.DatasetID, path: tuple[str, ...]) -> None:
+        size = math.prod(dataset.shape) * np.dtype(dataset.dtype).itemsize
+        self._handed_out += size
+        if self._handed_out > self._limit:
+            raise self.refuse(
+                f"/{'/'.join(path)}: its {size} bytes and what was read before are more than the file has"
+            )
 
     def _checked(self, request: Request) -> h5py.h5d.DatasetID:
         where = "/" + "/".join(request.path)
@@ -140,9 +157,6 @@ class Guarded:
 
     def _check_storage(self, dataset: h5py.h5d.DatasetID, where: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         size = math.prod(shape) * dtype.itemsize
-        self._handed_out += size
-        if self._handed_out > self._limit:
-            raise self.refuse(f"{where}: its {size} bytes and what was read before are more than the file has")
         layout = dataset.get_create_plist()
         if layout.get_external_count() or layout.get_nfilters():
             raise self.refuse(f"{where}: external storage and filters are never used in these files")

@@ -88,8 +88,11 @@ def write_metrics(file: h5py.File, series: Mapping[str, Series]) -> None:
 
 def read_metrics(file: Guarded) -> dict[str, Series]:
     """The series that `write_metrics` stored."""
-    series = {}
-    for coordinate, entry in json.loads(file.text("layout", "metrics")).items():
+    series, layout = {}, json.loads(file.text("layout", "metrics"))
+    expected = {link_name(name) for coordinate, entry in layout.items() for name in (coordinate, *entry["series"])}
+    if expected != set(file.names("metrics")):
+        raise file.refuse("/metrics does not hold the series that its layout names")
+    for coordinate, entry in layout.items():
         shape = (entry["length"],)
         steps = file.array("metrics", link_name(coordinate), dtype=_INT, shape=shape)
         for name in entry["series"]:

@@ -131,8 +131,8 @@ class _Writer:
         name, shape = tensor_codec.name_of(tensor.dtype), list(tensor.shape)
         identity = (tensor.device, tensor.data_ptr(), name, *shape, *tensor.stride())
         if tensor.numel() and identity in self._seen:
-            at = self._seen[identity]
-            self._parent(path)[path[-1]] = self.group["/".join(at)]
+            at = list(path)
+            self._parent(path)[path[-1]] = self.group["/".join(self._seen[identity])]
         else:
             at = self._dataset(array, path, {"torch_dtype": name} if array.dtype.name != name else {})
             self._seen[identity] = at
@@ -163,20 +163,29 @@ class _Reader:
         self._arrays: dict[tuple[str, ...], Tensor | np.ndarray] = {}
 
     def gather(self, node: Any) -> None:
-        """Read what the nodes below `node` refer to."""
-        kinds: dict[tuple[str, ...], tuple[str, str]] = {}
-        requests: dict[tuple[str, ...], Request] = {}
-        for kind, leaf in self._leaves(node):
-            at, content, shape = tuple(leaf["at"]), leaf[kind], tuple(leaf["shape"])
-            request = Request((self.group, *at), *self._stored(kind, content, shape))
-            if requests.setdefault(at, request) != request or kinds.setdefault(at, (kind, content)) != (kind, content):
-                raise self.file.refuse(f"/layout/{self.group}: {'/'.join(at)} is described twice, and differently")
-        arrays = self.file.arrays(requests.values())
-        for (at, (kind, content)), array in zip(kinds.items(), arrays, strict=True):
-            if kind == "tensor":
-                self._arrays[at] = tensor_codec.decode(array, content)
-            else:
-                self._arrays[at] = array.view(bool) if np.dtype(content).kind == "b" else array
+        """Read what the nodes below `node` refer to, and see that the group holds nothing else."""
+        leaves = {tuple(leaf["at"]): (kind, leaf[kind], tuple(leaf["shape"])) for kind, leaf in self._leaves(node)}
+        self._check_complete(leaves)
+        requests = [Request((self.group, *at), *self._stored(*leaf)) for at, leaf in leaves.items()]
+        seen: dict[tuple[int, str, str], Tensor | np.ndarray] = {}
+        for (at, (kind, content, _)), array in zip(leaves.items(), self.file.arrays(requests), strict=True):
+            self._arrays[at] = seen.setdefault((id(array), kind, content), self._decoded(kind, content, array))
+
+    def _check_complete(self, leaves: Iterable[tuple[str, ...]]) -> None:
+        expected: dict[tuple[str, ...], set[str]] = {(): set()}
+        for at in leaves:
+            for depth in range(len(at)):
+                expected.setdefault(at[:depth], set()).add(at[depth])
+        for path, names in expected.items():
+            found = set(self.file.names(self.group, *path))
+            if found != names:
+                where = "/".join((self.group, *path))
+                raise self.file.refuse(f"/{where}: {', '.join(sorted(found ^ names))} not both there and in its layout")
+
+    def _decoded(self, kind: str, content: str, array: np.ndarray) -> Tensor | np.ndarray:
+        if kind == "tensor":
+            return tensor_codec.decode(array, content)
+        return array.view(bool) if np.dtype(content).kind == "b" else array
 
     def _leaves(self, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(node, list):
