@@ -1,26 +1,28 @@
 """Questions to the loss surface, one function each; all of them answer with an `xarray.Dataset`."""
 
-# along directions
+from analyses.curvature_along import compare_curvature_along, curvature_along, plot_curvature_along
+from analyses.diagonal import diagonal, estimate_diagonal, plot_diagonal
 from analyses.directional_sharpness import (
     compare_directional_sharpness,
     directional_sharpness,
     plot_directional_sharpness,
 )
-
-# what SAM and MSAM do to the gradient
 from analyses.gradient_similarity import (
     compare_angle,
     compare_gradient_similarity,
     gradient_similarity,
     plot_gradient_similarity,
 )
+from analyses.hessian_spectrum import compare_top_eigenvalues, plot_top_eigenvalues, top_eigenvalues
+from analyses.lanczos import lanczos
 from analyses.psf import compare_psf, plot_psf, psf
-
-# the registry that the command line and the README read
+from analyses.quadrature import lanczos_quadrature
 from analyses.registry import Analysis, analysis, available, get
+from analyses.spectral_density import compare_spectral_density, plot_spectral_density, spectral_density
+from analyses.trace import compare_trace, estimate_trace, plot_trace, trace
 
 __all__ = [  # noqa: RUF022 - grouped by question, not by letter
-    # along directions
+    # how far the loss rises along a direction
     "compare_directional_sharpness",
     "directional_sharpness",
     "plot_directional_sharpness",
@@ -32,7 +34,29 @@ __all__ = [  # noqa: RUF022 - grouped by question, not by letter
     "plot_gradient_similarity",
     "plot_psf",
     "psf",
-    # the registry
+    # the ends of the spectrum
+    "compare_top_eigenvalues",
+    "plot_top_eigenvalues",
+    "top_eigenvalues",
+    # the whole spectrum, the trace, the diagonal
+    "compare_spectral_density",
+    "compare_trace",
+    "diagonal",
+    "plot_diagonal",
+    "plot_spectral_density",
+    "plot_trace",
+    "spectral_density",
+    "trace",
+    # curvature along a direction
+    "compare_curvature_along",
+    "curvature_along",
+    "plot_curvature_along",
+    # the same for any symmetric operator with a shape and @
+    "estimate_diagonal",
+    "estimate_trace",
+    "lanczos",
+    "lanczos_quadrature",
+    # the registry that the command line and the README read
     "Analysis",
     "analysis",
     "available",
