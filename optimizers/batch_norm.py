@@ -7,13 +7,14 @@ does, still counts the batch and loses the momentum when it is done twice.
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from optimizers.owners import living
 
 
 @contextmanager
@@ -40,11 +41,5 @@ def frozen(layers: Iterable[_BatchNorm]) -> Iterator[None]:
 
 
 def living_batch_norms() -> weakref.WeakSet[_BatchNorm]:
-    """Every batch normalisation layer alive in this process.
-
-    An optimizer is given parameters, not the model, and a layer without weights owns no parameter. Module hooks would
-    find the layers as they are called, but a compiled model or function calls no hook (or recompiles for it), so the
-    garbage collector is asked instead: some tens of milliseconds, once for each optimizer.
-    """
-    # `type` and not isinstance: some objects answer to `__class__` with an import or an error
-    return weakref.WeakSet(thing for thing in gc.get_objects() if issubclass(type(thing), _BatchNorm))
+    """Every batch normalisation layer alive in this process: one without weights owns no parameter to find it by."""
+    return weakref.WeakSet(living(_BatchNorm))

@@ -2,10 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+Closure = Callable[[], Any]
+
+
+class BatchClosure:
+    """The closure of one minibatch, for every method: zero, forward, mean loss, backward.
+
+        optimizer.step(BatchClosure(model, loss_fn, inputs, targets))
+
+    `loss_fn(model(inputs), targets)` is a mean over examples. Most methods take any closure; those that look into the
+    batch (ESAM, m-SAM) or differentiate twice (second-order SAM) need one of these.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], inputs: Tensor, targets: Tensor
+    ) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self.inputs = inputs
+        self.targets = targets
+        self.outputs: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __call__(self) -> Tensor:
+        """The gradient of the mean loss into `.grad`; returns the loss and remembers the model's `outputs`."""
+        self.model.zero_grad()
+        outputs = self.model(self.inputs)
+        loss = self.loss_fn(outputs, self.targets)
+        loss.backward()
+        self.outputs = outputs.detach()
+        return loss.detach()
+
+    def losses(self, outputs: Tensor) -> Tensor:
+        """The loss of each example, (n,): `loss_fn` of batches of one, at once."""
+        return torch.vmap(lambda output, target: self.loss_fn(output[None], target[None]))(outputs, self.targets)
+
+    def select(self, examples: Tensor) -> BatchClosure:
+        """The closure of the examples with these indices (on the device of the inputs)."""
+        return BatchClosure(self.model, self.loss_fn, self.inputs[examples], self.targets[examples])
+
+    def split(self, size: int) -> list[BatchClosure]:
+        """The closures of consecutive micro-batches of `size` examples, the last one perhaps smaller."""
+        parts = zip(self.inputs.split(size), self.targets.split(size), strict=True)
+        return [BatchClosure(self.model, self.loss_fn, inputs, targets) for inputs, targets in parts]
+
+    def hessian_product(self, parameters: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
+        """The Hessian of the mean loss at the present weights times a vector; costs about two gradients."""
+        with torch.enable_grad():
+            loss = self.loss_fn(self.model(self.inputs), self.targets)
+            gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+            used = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad]
+            products = torch.autograd.grad(
+                [g for g, _ in used], parameters, [v for _, v in used], allow_unused=True, materialize_grads=True
+            )
+        return list(products)
+
+
+def batch_closure(closure: Closure, purpose: str) -> BatchClosure:
+    """`closure` itself if it is a `BatchClosure`, else a `TypeError` that says what the method needs it for."""
+    if not isinstance(closure, BatchClosure):
+        raise TypeError(
+            f"{purpose}, so a plain closure is not enough: "
+            "call step(optimizers.BatchClosure(model, loss_fn, inputs, targets))"
+        )
+    return closure
 
 
 @contextmanager

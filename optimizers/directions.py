@@ -7,30 +7,18 @@ A direction that needs the gradient at the clean weights w costs two gradients a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from optimizers import norms
 from optimizers.axis import Axis
+from optimizers.gradients import Gradient
 
 if TYPE_CHECKING:
+    from optimizers.displacement import Displacement
     from optimizers.sharpness_aware import SharpnessAware
-
-
-@dataclass
-class CleanGradient:
-    """The gradient of the minibatch at the clean weights: `parameters` and, beside each, its gradient."""
-
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-
-    @cached_property
-    def norm(self) -> Tensor:
-        """‖g‖ over all parameters, 0-dimensional, on the device; computed once, when it is first asked for."""
-        return norms.norm(self.gradients)
 
 
 @dataclass
@@ -38,13 +26,14 @@ class Ascent:
     """A direction in weight space: `parameters` and, beside each, its part of d.
 
     `scale` is the norm that ρ is divided by (one for all, or one for each tensor): ‖d‖ unless a metric says otherwise.
-    `disposable` says that the vectors may be overwritten: nobody needs them afterwards.
+    `fraction` of ρ is used. `disposable` says that the vectors may be overwritten: nobody needs them afterwards.
     """
 
     parameters: list[Tensor]
     vectors: list[Tensor]
     scale: Tensor | list[Tensor] | None = field(default=None)
     disposable: bool = False
+    fraction: float = 1.0
 
 
 class Direction(Axis, ABC):
@@ -57,23 +46,29 @@ class Direction(Axis, ABC):
     either_sign: ClassVar[bool] = False
     """Whether ρ < 0 means something."""
 
-    def observe(self, optimizer: SharpnessAware, clean: CleanGradient) -> None:
+    def observe(self, optimizer: SharpnessAware, clean: Gradient) -> None:
         """See the gradient at w of every step, also of steps that do not climb, before `__call__`."""
+
+    def leave(self, optimizer: SharpnessAware, displacement: Displacement) -> None:
+        """See the gradient in `.grad` while the weights are still at w + ε, in a step of one gradient."""
 
     def conclude(self, optimizer: SharpnessAware) -> None:
         """See the gradient of the descent in `.grad` before the base takes its step."""
 
+    def refine(self, optimizer: SharpnessAware, displacement: Displacement, evaluate: Callable[[], object]) -> None:
+        """Move on from the first w + ε: call `evaluate` for a gradient there (into `.grad`) and change the weights."""
+
     @abstractmethod
-    def __call__(self, optimizer: SharpnessAware, clean: CleanGradient) -> Ascent:
+    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
         """The direction now. `clean` is empty for a direction that does not need it. Changes no state."""
 
 
-class Gradient(Direction):
+class Steepest(Direction):
     """d = g, the gradient at w (Foret et al. 2021, eq. 2): first-order steepest ascent."""
 
-    def __call__(self, optimizer: SharpnessAware, clean: CleanGradient) -> Ascent:
+    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
         """The gradient itself."""
-        return Ascent(clean.parameters, clean.gradients, clean.norm)
+        return Ascent(clean.parameters, clean.tensors, clean.norm, disposable=clean.disposable)
 
 
 class Still(Direction):
@@ -81,6 +76,6 @@ class Still(Direction):
 
     needs_gradient = False
 
-    def __call__(self, optimizer: SharpnessAware, clean: CleanGradient) -> Ascent:
+    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
         """Nothing."""
         return Ascent([], [])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optimizers.directions import Ascent
-from optimizers.norms import shards
+from optimizers.norms import finite_or_zero, shards
 
 
 class Displacement:
@@ -36,11 +36,11 @@ def displace(ascent: Ascent, radii: Sequence[float]) -> tuple[Displacement, Tens
     """
     if not ascent.parameters:
         return Displacement([], []), None
-    parameters, vectors = shards(ascent.parameters), shards(ascent.vectors)
-    factors, finite = _factors(ascent, radii)
+    parameters, vectors = shards(ascent.parameters), ascent.vectors
+    factors, finite = _factors(ascent, [ascent.fraction * radius for radius in radii])
     displacement = Displacement(ascent.parameters, [parameter.clone() for parameter in parameters])
     try:
-        vectors = _finite(vectors, finite, ascent.disposable)
+        vectors = finite_or_zero(vectors, finite, in_place=ascent.disposable)
         for parameter, vector, factor in zip(parameters, vectors, factors, strict=True):
             parameter.addcmul_(vector, factor.to(device=vector.device, dtype=vector.dtype))
     except BaseException:
@@ -54,7 +54,7 @@ def perturbation(ascent: Ascent, radii: Sequence[float]) -> list[Tensor]:
     if not ascent.parameters:
         return []
     factors, finite = _factors(ascent, radii)
-    vectors = _finite(ascent.vectors, finite, False)
+    vectors = finite_or_zero(ascent.vectors, finite)
     return [v * f.to(device=v.device, dtype=v.dtype) for v, f in zip(vectors, factors, strict=True)]
 
 
@@ -68,12 +68,3 @@ def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tens
         if (id(scale), radius) not in known:
             known[id(scale), radius] = torch.where(finite & (scale > 0), radius / scale, 0.0)
     return [known[id(scale), radius] for scale, radius in zip(scales, radii, strict=True)], finite
-
-
-def _finite(vectors: list[Tensor], finite: Tensor, disposable: bool) -> list[Tensor]:
-    """The vectors, or zeros in their place if not `finite`: a factor 0 is not enough, for 0 · ∞ is not a number."""
-    if finite.device.type == "cpu":  # reading it costs nothing here, another pass over memory would
-        return vectors if finite else [torch.zeros_like(vector) for vector in vectors]
-    if disposable:
-        return [vector.masked_fill_(~finite.to(vector.device), 0) for vector in vectors]
-    return [vector.masked_fill(~finite.to(vector.device), 0) for vector in vectors]

@@ -5,8 +5,11 @@ A metric turns d into another vector and the scale that ρ is divided by:  ε = 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
+
+import torch
 
 from optimizers import norms
 from optimizers.axis import Axis
@@ -24,11 +27,36 @@ class Metric(Axis, ABC):
         """`ascent` in this geometry, with its `scale`."""
 
 
+class Unnormalized(Metric):
+    """No ball at all: ε = ρ d, as long as the direction is. With MSAM and ρ = ημ this is Nesterov's method."""
+
+    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+        """The direction as it is, over 1."""
+        ascent.scale = torch.ones((), device=ascent.vectors[0].device) if ascent.vectors else None
+        return ascent
+
+
+class PerTensor(Metric):
+    """A ball for each tensor, of radius ρ √(n_i/n): the global radius shared out by size, so that no layer takes it all.
+
+    ‖ε‖ = ρ still, if every tensor has a direction.
+    """
+
+    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+        """The direction as it is, each tensor over √(n/n_i) of its own norm."""
+        sizes = [parameter.numel() for parameter in ascent.parameters]
+        ascent.scale = [
+            norms.norm([vector], [parameter]) * math.sqrt(sum(sizes) / size)
+            for parameter, vector, size in zip(ascent.parameters, ascent.vectors, sizes, strict=True)
+        ]
+        return ascent
+
+
 class Euclidean(Metric):
     """One global L2 ball over every tensor of every group: ε = ρ d/‖d‖."""
 
     def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
         """The direction as it is, over its global norm."""
         if ascent.scale is None:
-            ascent.scale = norms.norm(ascent.vectors)
+            ascent.scale = norms.norm(ascent.vectors, ascent.parameters)
         return ascent

@@ -7,18 +7,24 @@ at first, so the first gradient is clean. With SGD v is the momentum buffer; wit
 bias correction and no division by √v (the paper's AdamW-MSAM). ρ is about ten times SAM's and stays constant: tied
 to the learning rate, MSAM turns into Nesterov's method. Vision transformers need ρ = 0 during warm-up.
 
+Weight decay acts at w. The authors' code lets SGD's act at w + ε: `weight_decay_at="perturbed"`.
+
 There is no pass at w, so BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
 
-Becker, Altrock, Risse 2024, eq. 4 and algorithm 1, https://arxiv.org/abs/2401.12033
+Becker, Altrock, Risse 2024, https://arxiv.org/abs/2401.12033
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch.optim import Optimizer
 
-from optimizers.directions import Ascent, CleanGradient, Direction
+from optimizers import norms
+from optimizers.directions import Ascent, Direction
+from optimizers.displacement import Displacement
+from optimizers.gradients import Gradient
 from optimizers.moments import moment
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
@@ -31,6 +37,11 @@ class Momentum(Direction):
     sign = -1.0
     either_sign = True
 
+    def __init__(self, *, weight_decay_at: Literal["clean", "perturbed"] = "clean") -> None:
+        if weight_decay_at not in ("clean", "perturbed"):
+            raise ValueError(f'expected weight_decay_at "clean" or "perturbed", got {weight_decay_at!r}')
+        self.weight_decay_at = weight_decay_at
+
     def bind(self, optimizer: SharpnessAware) -> None:
         """Refuse a base that keeps no momentum: there would be nothing to climb along."""
         super().bind(optimizer)
@@ -40,17 +51,39 @@ class Momentum(Direction):
                     f"expected a base optimizer with momentum to climb along, got {type(optimizer.base).__name__} "
                     f"with momentum=0 in parameter group {index}; give it, for example, momentum=0.9"
                 )
+        if self.weight_decay_at == "perturbed" and not isinstance(optimizer.base, torch.optim.SGD):
+            raise ValueError(
+                'weight_decay_at="perturbed" is for the coupled decay of torch.optim.SGD, as in the authors\' code; '
+                f"got {type(optimizer.base).__name__}"
+            )
 
-    def __call__(self, optimizer: SharpnessAware, clean: CleanGradient) -> Ascent:
+    def leave(self, optimizer: SharpnessAware, displacement: Displacement) -> None:
+        """g + λε, to which the base adds λw: coupled weight decay at w + ε, if that is wished."""
+        if self.weight_decay_at == "clean":
+            return
+        decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        for parameter, clean in zip(displacement.parameters, displacement.clean, strict=True):
+            if parameter.grad is not None:
+                (gradient, here) = norms.shards([parameter.grad, parameter])
+                gradient.add_(here - clean, alpha=decay[parameter])
+
+    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
         """The first moments of all trainable parameters that have one."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         moments = [(p, v) for p in parameters if (v := moment(optimizer.base, p)) is not None]
-        return Ascent([p for p, _ in moments], [v for _, v in moments])
+        return Ascent([p for p, _ in moments], norms.shards([v for _, v in moments]))
 
 
 @register("msam", cost="1", state="1", reference="Becker et al. 2024", closure_free=True, rho_range=(1.0, 6.0))
 class MSAM(SharpnessAware):
     """Perturb along minus the momentum: ε = −ρ v/‖v‖, one gradient a step. ρ = 3 (CIFAR), 1.7 to 5.5 (ImageNet)."""
 
-    def __init__(self, base: Optimizer, *, rho: float = 3.0, **options: Any) -> None:
-        super().__init__(base, rho=rho, direction=Momentum(), **options)
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 3.0,
+        weight_decay_at: Literal["clean", "perturbed"] = "clean",
+        **options: Any,
+    ) -> None:
+        super().__init__(base, rho=rho, direction=Momentum(weight_decay_at=weight_decay_at), **options)

@@ -2,8 +2,9 @@ r"""Norms and inner products over many tensors as over one vector, left on the d
 
     ‖x‖ = (Σ_i ‖x_i‖²)^½        ⟨x, y⟩ = Σ_i ⟨x_i, y_i⟩
 
-Sharded tensors (FSDP2's `DTensor`) are reduced over their mesh, each shard once, so every rank gets the norm of the whole.
-Half-precision tensors are accumulated in float32. Nothing here waits for the device.
+Vectors are lists of plain tensors beside their parameters. Where a parameter is sharded (FSDP2's `DTensor`) its tensor is
+the local shard, and sums run over the mesh, each shard once: every rank gets the norm of the whole. Half-precision
+tensors are accumulated in float32. Nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -16,34 +17,55 @@ import torch
 from torch import Tensor
 
 
-def shards(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The part of each tensor that lives here: its local shard where it is a `DTensor`, else the tensor itself."""
-    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
-
-
 def is_sharded(tensor: Any) -> TypeGuard[Any]:
     """Whether `tensor` is a `DTensor` (known by its interface: importing the class would import torch.distributed)."""
     return hasattr(tensor, "device_mesh")
 
 
-def norm(tensors: Sequence[Tensor]) -> Tensor:
+def shards(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The part of each tensor that lives here: its local shard where it is a `DTensor`, else the tensor itself."""
+    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
+
+
+def norm(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of all tensors together, a 0-dimensional tensor; 0 for no tensors."""
     if not tensors:
         return torch.zeros(())
-    local = shards(tensors)
-    accumulator = functools.reduce(torch.promote_types, (_accumulator(tensor.dtype) for tensor in local))
-    norms = torch._foreach_norm(local, 2, dtype=accumulator)
-    if not any(map(is_sharded, tensors)):
+    accumulator = functools.reduce(torch.promote_types, (_accumulator(tensor.dtype) for tensor in tensors))
+    norms = torch._foreach_norm(list(tensors), 2, dtype=accumulator)
+    if not any(map(is_sharded, parameters)):
         return torch.linalg.vector_norm(_stack(norms))
-    return _sum(tensors, [value.square() for value in norms]).sqrt()
+    return total([value.square() for value in norms], parameters).sqrt()
 
 
-def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+def dot(left: Sequence[Tensor], right: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """The inner product of two lists of tensors of equal shapes, a 0-dimensional tensor; 0 for no tensors."""
-    if not left:
+    return total([_dot(x, y) for x, y in zip(left, right, strict=True)], parameters)
+
+
+def total(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """The sum of one local number per parameter, those of shards over their mesh: one collective per mesh and layout."""
+    if not values:
         return torch.zeros(())
-    products = [_dot(x, y) for x, y in zip(shards(left), shards(right), strict=True)]
-    return _sum(left, products)
+    layouts: dict[Any, list[Tensor]] = {}
+    for parameter, value in zip(parameters, values, strict=True):
+        layout = (parameter.device_mesh, parameter.placements) if is_sharded(parameter) else None
+        layouts.setdefault(layout, []).append(value)
+    return _stack([_reduce(layout, _stack(group).sum()) for layout, group in layouts.items()]).sum()
+
+
+def inverse(scale: Tensor) -> Tensor:
+    """1/scale, and 0 where the scale is 0 or not finite."""
+    return torch.where(scale.isfinite() & (scale > 0), 1 / scale, 0.0)
+
+
+def finite_or_zero(tensors: list[Tensor], finite: Tensor, *, in_place: bool = False) -> list[Tensor]:
+    """The tensors, or zeros in their place if not `finite`: a factor 0 is not enough, for 0 · ∞ is not a number."""
+    if finite.device.type == "cpu":  # reading it costs nothing here, another pass over memory would
+        return tensors if finite else [torch.zeros_like(tensor) for tensor in tensors]
+    if in_place:
+        return [tensor.masked_fill_(~finite.to(tensor.device), 0) for tensor in tensors]
+    return [tensor.masked_fill(~finite.to(tensor.device), 0) for tensor in tensors]
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -63,15 +85,6 @@ def _stack(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.to(device=first.device, dtype=first.dtype) for value in values])
 
 
-def _sum(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """The sum of one local value per tensor, those of shards summed over their mesh: one collective per mesh and layout."""
-    layouts: dict[Any, list[Tensor]] = {}
-    for tensor, value in zip(tensors, values, strict=True):
-        layout = (tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
-        layouts.setdefault(layout, []).append(value)
-    return _stack([_reduce(layout, _stack(group).sum()) for layout, group in layouts.items()]).sum()
-
-
 def _reduce(layout: Any, value: Tensor) -> Tensor:
     if layout is None:
         return value
@@ -79,5 +92,5 @@ def _reduce(layout: Any, value: Tensor) -> Tensor:
 
     mesh, placements = layout
     # A replicated dimension holds the same numbers on each rank: adding them up would count them twice.
-    kinds = [Partial() if placement.is_shard() or placement.is_partial() else Replicate() for placement in placements]
+    kinds = [Replicate() if placement.is_replicate() else Partial() for placement in placements]
     return DTensor.from_local(value, mesh, kinds).full_tensor()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from optimizers.axis import Axis
-from optimizers.directions import CleanGradient
+from optimizers.gradients import BothGradients, Gradient
 
 if TYPE_CHECKING:
     from optimizers.sharpness_aware import SharpnessAware
@@ -16,8 +19,16 @@ class Reuse(Axis, ABC):
     """The fourth choice: the descent direction. Both methods change `.grad` in place. It needs both gradients."""
 
     @abstractmethod
-    def after_ascent(self, optimizer: SharpnessAware, clean: CleanGradient) -> None:
-        """`clean` holds g, `.grad` holds the gradient g_s at w+ε; leave the descent direction in `.grad`."""
+    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+        """`both` has g and g_s; `.grad` holds g_s; leave the descent direction in `.grad`."""
 
-    def without_ascent(self, optimizer: SharpnessAware, clean: CleanGradient) -> None:
+    def without_ascent(self, optimizer: SharpnessAware, clean: Gradient) -> None:
         """`.grad` holds g, as does `clean`; leave the descent direction in `.grad`."""
+
+
+def in_place(clean: Gradient) -> list[Tensor]:
+    """The tensors of g, such that changing them changes `.grad`: a sparse gradient becomes a dense one."""
+    for parameter, tensor in zip(clean.parameters, clean.tensors, strict=True):
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            parameter.grad = tensor
+    return clean.tensors

@@ -23,20 +23,20 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from optimizers import saved_state
+from optimizers import micro_batches, saved_state
 from optimizers.axis import Axis
 from optimizers.batch_norm import frozen, living_batch_norms
-from optimizers.closures import refuse_accumulation
+from optimizers.closures import Closure, batch_closure, refuse_accumulation
 from optimizers.combinations import check_combination
-from optimizers.directions import Ascent, CleanGradient, Direction, Gradient
+from optimizers.directions import Ascent, Direction, Steepest
 from optimizers.displacement import Displacement, displace, perturbation
+from optimizers.gradients import BothGradients, Gradient
 from optimizers.metrics import Euclidean, Metric
+from optimizers.norms import shards
 from optimizers.policies import Always, Policy
 from optimizers.radius import check_radius, warn_about_radius
 from optimizers.reuse import Reuse
 from optimizers.scaling import Scaling
-
-Closure = Callable[[], Any]
 
 
 class SharpnessAware(Optimizer):
@@ -45,6 +45,10 @@ class SharpnessAware(Optimizer):
     `base` is an optimizer instance; the two share `param_groups` (one list, also after `load_state_dict` and
     `add_param_group`), so schedulers, hooks and groups work on either. `rho` is put into every group that has none.
     `direction`, `metric`, `policy` and `reuse` are the four choices; a combination without a meaning is refused.
+
+    `rho_schedule(group)` gives each group its ρ before every step, for example `FollowLearningRate`.
+
+    `micro_batch=m` gives every m examples of a batch their own perturbation and averages the gradients (m-sharpness).
 
     `no_sync` is for DistributedDataParallel: without it every replica climbs along the averaged gradient, with
     `no_sync=model.no_sync` each along that of its own examples (m-sharpness). The weights stay equal either way.
@@ -67,22 +71,21 @@ class SharpnessAware(Optimizer):
         metric: Metric | None = None,
         policy: Policy | None = None,
         reuse: Reuse | None = None,
+        rho_schedule: Callable[[dict[str, Any]], float] | None = None,
+        micro_batch: int | None = None,
         no_sync: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
         if not isinstance(base, Optimizer):
             raise TypeError(
                 f"expected an optimizer instance such as torch.optim.SGD(model.parameters(), lr=0.1), got {base!r}"
             )
-        if "rho" in base.defaults:
-            raise ValueError(
-                f"{type(base).__name__} has a hyperparameter 'rho' of its own in param_groups, where ours would "
-                "overwrite it; wrap another base optimizer"
-            )
         self.base = base
-        self.direction = direction or Gradient()
+        self.direction = direction or Steepest()
         self.metric = metric or Euclidean()
         self.policy = policy or Always()
         self.reuse = reuse
+        self.rho_schedule = rho_schedule
+        self.micro_batch = micro_batch
         self.no_sync = no_sync
         self.gradient_evaluations = 0
         self._skipped: Tensor | int = 0
@@ -90,9 +93,15 @@ class SharpnessAware(Optimizer):
         self._closure_free = False
         self._training = True
         self._batch_norms: weakref.WeakSet[_BatchNorm] | None = None
-        defaults = {"rho": rho}
+        defaults: dict[str, Any] = {"rho": rho}
         for axis in self.axes.values():
             defaults |= axis.group_defaults
+        taken = sorted(set(defaults) & set(base.defaults))
+        if taken:
+            raise ValueError(
+                f"{type(base).__name__} has hyperparameters called {', '.join(taken)} in its param_groups, where ours "
+                "would replace them; wrap another base optimizer"
+            )
         super().__init__(base.param_groups, base.defaults | defaults)
         check_combination(self)
         check_radius(self)
@@ -140,18 +149,30 @@ class SharpnessAware(Optimizer):
 
         Raises `RuntimeError` if a closure is missing, or if it adds to gradients of an earlier backward pass.
         """
+        if self.rho_schedule is not None:
+            for group in self.param_groups:
+                group["rho"] = self.rho_schedule(group)
         check_radius(self)
         if closure is None:
             return self._step_closure_free(scaler)
         scaling = Scaling(scaler)
         if self.direction.needs_gradient:
-            return self._step_of_two_gradients(closure, scaling)
+            self._check_closure(closure)
+            loss = self._gather(closure, scaling)
+            self._descend(scaling)
+            return loss
         return self._step_of_one_gradient(closure, scaling)
 
-    def _step_of_two_gradients(self, closure: Closure, scaling: Scaling) -> Any:
-        nothing = CleanGradient([], [])
+    def _gather(self, closure: Closure, scaling: Scaling) -> Any:
+        """All passes of a step of two gradients; leaves the descent direction in `.grad`."""
+        if self.micro_batch is None:
+            return self._passes(closure, scaling)
+        return micro_batches.passes(self, closure, scaling, self.micro_batch)
+
+    def _passes(self, closure: Closure, scaling: Scaling) -> Any:
+        """One pass or two; leaves the descent direction in `.grad`."""
         active = self._perturbs
-        climb = active and not self.policy.reads_gradient and self.policy.ascend(self, nothing)
+        climb = active and not self.policy.reads_gradient and self.policy.ascend(self, _NOTHING)
         local = self.no_sync() if self.no_sync is not None and climb else nullcontext()
         with local, refuse_accumulation(self._parameters):
             loss = self._evaluate(closure, scaling)
@@ -160,22 +181,27 @@ class SharpnessAware(Optimizer):
         if active and self.policy.reads_gradient:
             climb = self.policy.ascend(self, clean)
         if climb:
+            clean.disposable = not self._keeps_gradient
             for parameter in clean.parameters:
                 parameter.grad = None  # ours now: the closure may zero in place, and need not zero at all
-            with self._climb(clean):
-                self._evaluate(closure, scaling)
+            with self._climb(clean) as displacement:
+                self.direction.refine(self, displacement, lambda: self._evaluate(closure, scaling))
+                self._evaluate(self._descent_closure(closure), scaling)
+            both = BothGradients(clean, closure)
+            if self.policy.reads_both:
+                self.policy.learn(self, both)
             if self.reuse is not None:
-                self.reuse.after_ascent(self, clean)
+                self.reuse.after_ascent(self, both)
         elif active and self.reuse is not None:
             self.reuse.without_ascent(self, clean)
-        self._descend(scaling)
         return loss
 
     def _step_of_one_gradient(self, closure: Closure, scaling: Scaling) -> Any:
-        if self._displacement is None and self._perturbs and self.policy.ascend(self, CleanGradient([], [])):
+        if self._displacement is None and self._perturbs and self.policy.ascend(self, _NOTHING):
             self._load()
         try:
             loss = self._evaluate(closure, scaling)
+            self._leave()
         finally:
             self._unload()
         self._descend(scaling)
@@ -196,11 +222,12 @@ class SharpnessAware(Optimizer):
             )
         if not self._closure_free:
             self._closure_free = True
-            self.policy.ascend(self, CleanGradient([], []))  # of this step, whose ε is zero: there is no moment yet
+            self.policy.ascend(self, _NOTHING)  # of this step, whose ε is zero: there is no moment yet
         self.gradient_evaluations += 1
+        self._leave()
         self._unload()
         self._descend(Scaling(None))
-        if self._perturbs and self.policy.ascend(self, CleanGradient([], [])):
+        if self._perturbs and self.policy.ascend(self, _NOTHING):
             self._load()
 
     def perturbation(self) -> list[Tensor]:
@@ -209,7 +236,7 @@ class SharpnessAware(Optimizer):
         Directions that need the gradient at w take what `.grad` holds: evaluate it at the clean weights before.
         """
         with torch.no_grad():
-            ascent = self._ascent(self._clean_gradient(), disposable=False)
+            ascent = self._ascent(self._clean_gradient())
             moved = dict(zip(ascent.parameters, perturbation(ascent, self._radii(ascent)), strict=True))
             return [moved[p] if p in moved else torch.zeros_like(p) for p in self._parameters]
 
@@ -231,6 +258,10 @@ class SharpnessAware(Optimizer):
         """How many ascents were skipped because the gradient was not finite; asking waits for the device."""
         self._skipped = int(self._skipped)
         return self._skipped
+
+    def count_skipped_ascent(self, number: Tensor | int = 1) -> None:
+        """Note that an ascent did not take place because something was not finite."""
+        self._skipped = self._skipped + number
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on: the base's state dictionary and an entry of our own."""
@@ -265,9 +296,9 @@ class SharpnessAware(Optimizer):
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
-    def _clean_gradient(self) -> CleanGradient:
+    def _clean_gradient(self) -> Gradient:
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
-        return CleanGradient(parameters, [_dense(parameter.grad) for parameter in parameters])
+        return Gradient(parameters, shards([_dense(parameter.grad) for parameter in parameters]))
 
     def _evaluate(self, closure: Closure, scaling: Scaling) -> Any:
         with torch.enable_grad():
@@ -280,43 +311,70 @@ class SharpnessAware(Optimizer):
         self.direction.conclude(self)
         scaling.step(self.base, self._gradients())
 
-    def _ascent(self, clean: CleanGradient, *, disposable: bool) -> Ascent:
-        ascent = self.direction(self, clean)
-        ascent.disposable = ascent.disposable or (disposable and ascent.vectors is clean.gradients)
-        return self.metric(self, ascent)
+    def _ascent(self, clean: Gradient) -> Ascent:
+        return self.metric(self, self.direction(self, clean))
+
+    @property
+    def radius(self) -> dict[Tensor, float]:
+        """ρ of each parameter, with the direction's sign: ε = radius · d/‖d‖."""
+        return {p: self.direction.sign * group["rho"] for group in self.param_groups for p in group["params"]}
 
     def _radii(self, ascent: Ascent) -> list[float]:
-        radius = {p: self.direction.sign * group["rho"] for group in self.param_groups for p in group["params"]}
+        radius = self.radius
         return [radius[parameter] for parameter in ascent.parameters]
 
-    def _displace(self, clean: CleanGradient) -> Displacement:
-        ascent = self._ascent(clean, disposable=self.reuse is None)
+    def _displace(self, clean: Gradient) -> Displacement:
+        ascent = self._ascent(clean)
         displacement, skipped = displace(ascent, self._radii(ascent))
         if skipped is not None:
-            self._skipped = self._skipped + skipped.int()
+            self.count_skipped_ascent(skipped.int())
         return displacement
 
+    def _check_closure(self, closure: Closure) -> None:
+        """Refuse a closure that cannot do what the method needs, before anything has changed."""
+        if self.micro_batch is not None:
+            batch_closure(closure, f"micro_batch={self.micro_batch} splits the batch")
+
+    def _descent_closure(self, closure: Closure) -> Closure:
+        """The closure to evaluate at w + ε."""
+        return closure
+
+    @property
+    def _keeps_gradient(self) -> bool:
+        """Whether the gradient at w is needed beside the one at w + ε."""
+        return self.reuse is not None or self.policy.reads_both
+
     @contextmanager
-    def _climb(self, clean: CleanGradient) -> Iterator[None]:
+    def _climb(self, clean: Gradient) -> Iterator[Displacement]:
         """Inside the block the weights are w + ε and BatchNorm's statistics are frozen; after it, w bit for bit."""
         if self._batch_norms is None:
             self._batch_norms = living_batch_norms()
+        if self._keeps_gradient and torch.distributed.is_available() and torch.distributed.is_initialized():
+            # data-parallel gradients may be views of communication buffers, which the second pass overwrites
+            clean.tensors = [gradient.clone() for gradient in clean.tensors]
         displacement = self._displace(clean)
-        if self.reuse is None:
-            clean.gradients.clear()  # give the memory back before the second pass
+        if not self._keeps_gradient:
+            clean.tensors.clear()  # give the memory back before the second pass
         try:
             with frozen(self._batch_norms):
-                yield
+                yield displacement
         finally:
             displacement.restore()
 
     def _load(self) -> None:
-        self._displacement = self._displace(CleanGradient([], []))
+        self._displacement = self._displace(_NOTHING)
+
+    def _leave(self) -> None:
+        if self._displacement is not None:
+            self.direction.leave(self, self._displacement)
 
     def _unload(self) -> None:
         if self._displacement is not None:
             self._displacement.restore()
             self._displacement = None
+
+
+_NOTHING = Gradient([], [])
 
 
 def _dense(gradient: Tensor | None) -> Tensor:

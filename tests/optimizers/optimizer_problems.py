@@ -126,3 +126,44 @@ def unit(vector: Tensor) -> Tensor:
     """vector/‖vector‖, or zero."""
     length = (vector * vector).sum().sqrt()
     return vector / length if length > 0 else vector
+
+
+class Scores(Vector):
+    """Logits of examples: inputs @ vector."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.vector
+
+
+class LogisticBatches:
+    """The logistic problem of `logistic()`, with its examples, its Hessian and closures that know their batch."""
+
+    def __init__(self, seed: int = 0, size: int = 6, examples: int = 8) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.inputs = torch.randn(5, examples, size, generator=generator, dtype=torch.float64)
+        self.labels = torch.randint(0, 2, (5, examples), generator=generator).double()
+        self.start = torch.randn(size, generator=generator, dtype=torch.float64)
+
+    def batch(self, batch: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[batch % 5], self.labels[batch % 5]
+
+    def model(self) -> Scores:
+        return Scores(self.start)
+
+    def closure(self, model: nn.Module, batch: int) -> optimizers.BatchClosure:
+        return optimizers.BatchClosure(model, nn.functional.binary_cross_entropy_with_logits, *self.batch(batch))
+
+    def losses(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        score = x @ w
+        return torch.log1p(torch.exp(score)) - y * score
+
+    def mean_gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return x.T @ (1 / (1 + torch.exp(-(x @ w))) - y) / len(y)
+
+    def gradient(self, w: Tensor, batch: int) -> Tensor:
+        return self.mean_gradient(w, *self.batch(batch))
+
+    def hessian(self, w: Tensor, batch: int) -> Tensor:
+        x, y = self.batch(batch)
+        p = 1 / (1 + torch.exp(-(x @ w)))
+        return (x.T * (p * (1 - p))) @ x / len(y)

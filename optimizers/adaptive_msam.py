@@ -1,0 +1,50 @@
+r"""Adaptive Momentum-SAM: the momentum in proportion to the weights.
+
+    ε = −ρ |w|⊙v/‖|w|⊙v‖
+
+(ASAM's own metric, with T² over ‖T v‖, goes with momentum too: `SharpnessAware(base, direction=Momentum(),
+metric=Adaptive())`. This is the form of the MSAM paper.)
+
+Becker, Altrock, Risse 2024, https://arxiv.org/abs/2401.12033
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from optimizers import norms
+from optimizers.directions import Ascent
+from optimizers.metrics import Metric
+from optimizers.msam import Momentum
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+class Proportional(Metric):
+    """ε = ρ |w|⊙d/‖|w|⊙d‖."""
+
+    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+        """|w|⊙d and its norm."""
+        if not ascent.parameters:
+            return ascent
+        vectors = list(torch._foreach_abs(norms.shards(ascent.parameters)))
+        torch._foreach_mul_(vectors, ascent.vectors)
+        return Ascent(ascent.parameters, vectors, norms.norm(vectors, ascent.parameters), disposable=True)
+
+
+@register(
+    "adaptive_msam",
+    cost="1",
+    state="1, and 1 while perturbing",
+    reference="Becker et al. 2024",
+    closure_free=True,
+    rho_range=(1.0, 6.0),
+)
+class AdaptiveMSAM(SharpnessAware):
+    """Perturb along minus the momentum in proportion to the weights: ε = −ρ |w|⊙v/‖|w|⊙v‖, one gradient a step."""
+
+    def __init__(self, base: Optimizer, *, rho: float = 3.0, **options: Any) -> None:
+        super().__init__(base, rho=rho, direction=Momentum(), metric=Proportional(), **options)

@@ -1,0 +1,78 @@
+r"""AE-SAM: climb where the gradient is long beside its recent past, which is where the loss is sharp.
+
+    μ_t = δ μ_{t−1} + (1−δ) ‖g_t‖²,   s²_t = δ s²_{t−1} + (1−δ)(‖g_t‖² − μ_t)²
+    climb iff ‖g_t‖² ≥ μ_t + c_t s_t,   c_t = (t/T) λ₁ + (1 − t/T) λ₂
+
+With λ₁ = −1 and λ₂ = 1 climbs become more frequent. Both averages start from 0. The host reads ‖g‖ once a step.
+
+Jiang, Yang, Zhang, Kwok 2023, "An adaptive policy to employ sharpness-aware minimization" (ICLR)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+
+from optimizers.gradients import Gradient
+from optimizers.policies import Policy
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+class LongGradient(Policy):
+    """Where ‖g‖² exceeds its running mean by c_t running standard deviations."""
+
+    reads_gradient = True
+    counters = ("steps", "mean", "variance")
+
+    def __init__(
+        self, *, total_steps: int | None = None, delta: float = 0.9, lambda_1: float = -1.0, lambda_2: float = 1.0
+    ) -> None:
+        self.total_steps = total_steps
+        self.delta = delta
+        self.lambda_1 = lambda_1
+        self.lambda_2 = lambda_2
+        self.steps = 0
+        self.mean = 0.0
+        self.variance = 0.0
+
+    def ascend(self, optimizer: SharpnessAware, clean: Gradient) -> bool:
+        """Whether the gradient is long; never where it is not finite, which leaves the averages alone."""
+        square = float(clean.norm) ** 2
+        # halfway, for ever, where nobody said how long the training will be
+        progress = 0.5 if self.total_steps is None else min(self.steps / self.total_steps, 1.0)
+        self.steps += 1
+        if not math.isfinite(square):
+            optimizer.count_skipped_ascent()
+            return False
+        self.mean = self.delta * self.mean + (1 - self.delta) * square
+        self.variance = self.delta * self.variance + (1 - self.delta) * (square - self.mean) ** 2
+        threshold = progress * self.lambda_1 + (1 - progress) * self.lambda_2
+        return square >= self.mean + threshold * math.sqrt(self.variance)
+
+
+@register(
+    "aesam",
+    cost="1 + the share of long gradients",
+    state="1 during the step",
+    reference="Jiang et al. 2023",
+    rho_range=(0.02, 0.5),
+)
+class AESAM(SharpnessAware):
+    """Climb where ‖g‖² is large beside its running mean and deviation."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        total_steps: int | None = None,
+        delta: float = 0.9,
+        lambda_1: float = -1.0,
+        lambda_2: float = 1.0,
+        **options: Any,
+    ) -> None:
+        policy = LongGradient(total_steps=total_steps, delta=delta, lambda_1=lambda_1, lambda_2=lambda_2)
+        super().__init__(base, rho=rho, policy=policy, **options)

@@ -1,0 +1,85 @@
+r"""ESAM: perturb a random part of the tensors, and take the second gradient on the examples that got sharper only.
+
+    ε_i = ρ/β · g_i/‖g‖ with probability β for each tensor i, else 0
+    g_s = ∇ of the mean loss at w + ε over the fraction γ of examples whose loss rose most (at least one)
+
+Which tensors move comes from a generator seeded with `seed` and the number of gradients so far. γ < 1 needs a `BatchClosure`, and one forward
+pass over the batch at w + ε to see which losses rose.
+
+Du et al. 2022, https://arxiv.org/abs/2110.03141
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from optimizers.closures import Closure, batch_closure
+from optimizers.directions import Ascent
+from optimizers.metrics import Euclidean, Metric
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+class RandomTensors(Metric):
+    """Each tensor of ε with probability β, 1/β times as long, so that the mean is the Euclidean ε."""
+
+    def __init__(self, *, beta: float = 0.5, seed: int = 0) -> None:
+        if not 0 < beta <= 1:
+            raise ValueError(f"expected beta in (0, 1], got {beta}")
+        self.beta = beta
+        self.seed = seed
+        self._whole = Euclidean()
+
+    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+        """The chosen tensors, over β times the norm of all."""
+        ascent = self._whole(optimizer, ascent)
+        if self.beta == 1 or not ascent.parameters:
+            return ascent
+        # on the host: no two replicas choose differently, and nothing waits for the device
+        generator = torch.Generator().manual_seed(self.seed + optimizer.gradient_evaluations)
+        chosen = torch.rand(len(ascent.parameters), generator=generator) < self.beta
+        moved = [(p, v) for p, v, move in zip(ascent.parameters, ascent.vectors, chosen.tolist(), strict=True) if move]
+        assert isinstance(ascent.scale, torch.Tensor)
+        scale = ascent.scale * self.beta
+        return Ascent([p for p, _ in moved], [v for _, v in moved], scale, disposable=ascent.disposable)
+
+
+@register(
+    "esam",
+    cost="1 + γ, and one forward pass",
+    state="β during the step",
+    reference="Du et al. 2022",
+    rho_range=(0.02, 0.5),
+)
+class ESAM(SharpnessAware):
+    """Perturb tensors with probability β; second gradient on the fraction γ of examples whose loss rose most."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        beta: float = 0.5,
+        gamma: float = 0.5,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        if not 0 < gamma <= 1:
+            raise ValueError(f"expected gamma in (0, 1], got {gamma}")
+        self.gamma = gamma
+        super().__init__(base, rho=rho, metric=RandomTensors(beta=beta, seed=seed), **options)
+
+    def _check_closure(self, closure: Closure) -> None:
+        if self.gamma < 1:
+            batch_closure(closure, f"ESAM with gamma={self.gamma} chooses examples by their losses")
+
+    def _descent_closure(self, closure: Closure) -> Closure:
+        if self.gamma == 1:
+            return closure
+        batch = batch_closure(closure, "ESAM")
+        assert batch.outputs is not None
+        rise = batch.losses(batch.model(batch.inputs)) - batch.losses(batch.outputs)
+        return batch.select(rise.topk(max(1, round(self.gamma * len(batch)))).indices)

@@ -1,0 +1,56 @@
+r"""GSAM: descend on the perturbed loss and, at a right angle to that, close the gap to the loss at w.
+
+    d = g_s − α g_⊥,   g_⊥ = g − ⟨g, g_s⟩/‖g_s‖² · g_s
+
+With `rho_min`, ρ follows the learning rate η linearly, from ρ at the largest η down to ρ_min at η = `lr_min`.
+
+Zhuang et al. 2022, https://arxiv.org/abs/2203.08065
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from optimizers import norms
+from optimizers.gradients import BothGradients
+from optimizers.radius import FollowLearningRate
+from optimizers.registry import register
+from optimizers.reuse import Reuse
+from optimizers.sharpness_aware import SharpnessAware
+
+
+class SurrogateGap(Reuse):
+    """d = g_s − α g_⊥, g_⊥ the part of g at a right angle to g_s."""
+
+    def __init__(self, *, alpha: float = 0.4) -> None:
+        self.alpha = alpha
+
+    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+        """(1 + α⟨g, g_s⟩/‖g_s‖²) g_s − α g, in place."""
+        parameters, clean, descent = both.pairs
+        square = norms.dot(descent, descent, parameters)
+        along = norms.dot(clean, descent, parameters) * norms.inverse(square)
+        clean = norms.finite_or_zero(clean, along.isfinite() & square.isfinite())
+        factor = self.alpha * along.nan_to_num(0.0, 0.0, 0.0)
+        for g, g_s in zip(clean, descent, strict=True):
+            g_s.mul_((1 + factor).to(g_s.device, g_s.dtype)).add_(g, alpha=-self.alpha)
+
+
+@register("gsam", cost="2", state="2 during the step", reference="Zhuang et al. 2022", rho_range=(0.02, 1.0))
+class GSAM(SharpnessAware):
+    """Close the surrogate gap too: d = g_s − α g_⊥; ρ may follow the learning rate."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        alpha: float = 0.4,
+        rho_min: float | None = None,
+        lr_min: float = 0.0,
+        **options: Any,
+    ) -> None:
+        schedule = None if rho_min is None else FollowLearningRate(rho, rho_min, lr_min=lr_min)
+        super().__init__(base, rho=rho, reuse=SurrogateGap(alpha=alpha), rho_schedule=schedule, **options)

@@ -1,0 +1,33 @@
+r"""Late SAM: the base optimizer first, SAM from step `start` on (and, if wished, only until `stop`).
+
+The last epochs with SAM find minima about as flat as SAM from the beginning. Any other schedule of ρ: write
+`group["rho"]`, or pass `rho_schedule`.
+
+Zhou, Wang, Mao, Chen, Gu, Zhang 2024, https://arxiv.org/abs/2410.10373
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from optimizers.policies import Between
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+@register(
+    "late_sam",
+    cost="1 before start, then 2",
+    state="1 during the step",
+    reference="Zhou et al. 2024",
+    rho_range=(0.02, 0.5),
+)
+class LateSAM(SharpnessAware):
+    """SAM between two steps, the base optimizer before and after."""
+
+    def __init__(
+        self, base: Optimizer, *, rho: float = 0.05, start: int = 0, stop: int | None = None, **options: Any
+    ) -> None:
+        super().__init__(base, rho=rho, policy=Between(start=start, stop=stop), **options)

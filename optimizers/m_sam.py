@@ -1,0 +1,79 @@
+r"""m-SAM: SAM whose adversary sees m examples at a time, the m-sharpness that SAM's generalisation is said to rest on.
+
+    d = Σ_i (m_i/n) ∇L_i(w + ρ ∇L_i(w)/‖∇L_i(w)‖)   over the micro-batches i of the batch
+
+Micro-batches are walked one after the other, or all at once by vmap where the model allows it: a model without buffers
+(BatchNorm would mix the micro-batches) and micro-batches of equal size. vmap needs n/m copies of the weights.
+m = n is SAM.
+
+Foret et al. 2021, section 4.1; Andriushchenko and Flammarion 2022, https://arxiv.org/abs/2206.06232
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value
+from torch.optim import Optimizer
+
+from optimizers import norms
+from optimizers.closures import BatchClosure, Closure, batch_closure
+from optimizers.registry import register
+from optimizers.scaling import Scaling
+from optimizers.sharpness_aware import SharpnessAware
+
+
+@register(
+    "m_sam", cost="2", state="1 during the step (n/m by vmap)", reference="Foret et al. 2021", rho_range=(0.02, 0.5)
+)
+class MicroSAM(SharpnessAware):
+    """One perturbation for every m examples, the gradients averaged; `vectorize=True` takes them all at once."""
+
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, m: int = 16, vectorize: bool = False) -> None:
+        if m < 1:
+            raise ValueError(f"expected at least one example a micro-batch, got m={m}")
+        self.vectorize = vectorize
+        super().__init__(base, rho=rho, micro_batch=m)
+
+    def _check_closure(self, closure: Closure) -> None:
+        batch = batch_closure(closure, "m-SAM splits the batch")
+        if self.vectorize and any(True for _ in batch.model.buffers()):
+            raise ValueError(
+                "vectorize=True runs all micro-batches through one model, whose buffers (BatchNorm's statistics) they "
+                "would have to share; use vectorize=False"
+            )
+
+    def _gather(self, closure: Closure, scaling: Scaling) -> Any:
+        batch = batch_closure(closure, "m-SAM splits the batch")
+        size = self.micro_batch or len(batch)
+        if self.vectorize and len(batch) % size == 0 and scaling.scaler is None and self._perturbs:
+            return _all_at_once(self, batch, size)
+        return super()._gather(closure, scaling)
+
+
+def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> Tensor:
+    """The mean descent direction of equal micro-batches into `.grad`; returns the mean loss."""
+    radius = optimizer.radius
+    weights = {name: p.detach() for name, p in batch.model.named_parameters() if p in radius and p.requires_grad}
+    radii = {name: radius[p] for name, p in batch.model.named_parameters() if name in weights}
+
+    def loss(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        return batch.loss_fn(functional_call(batch.model, weights, (inputs,)), targets)
+
+    def perturbed_gradient(inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        gradient, value = grad_and_value(loss)(weights, inputs, targets)
+        inverse = norms.inverse(torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt())
+        moved = {name: w + radii[name] * inverse * gradient[name] for name, w in weights.items()}
+        return grad_and_value(loss)(moved, inputs, targets)[0], value
+
+    inputs = batch.inputs.unflatten(0, (-1, size))
+    targets = batch.targets.unflatten(0, (-1, size))
+    gradients, values = torch.vmap(perturbed_gradient, randomness="different")(inputs, targets)
+    batch.model.zero_grad()
+    for name, parameter in batch.model.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].mean(0)
+    optimizer.gradient_evaluations += 2
+    return values.mean()

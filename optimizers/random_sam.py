@@ -1,0 +1,56 @@
+r"""Random perturbation: a Gaussian direction of length ρ, the control experiment of every adversarial one.
+
+    ε = ρ z/‖z‖,   z ~ N(0, I);   one gradient a step
+
+The noise of step t comes from a generator seeded with (seed, t), so asking for ε changes nothing and a resumed run
+draws the same. BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from optimizers.directions import Ascent, Direction
+from optimizers.gradients import Gradient
+from optimizers.norms import is_sharded
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+class Noise(Direction):
+    """d = standard Gaussian noise, new on each step, the same on each replica."""
+
+    needs_gradient = False
+    counters = ("steps",)
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+        self.steps = 0
+
+    def conclude(self, optimizer: SharpnessAware) -> None:
+        """Go on to the next step's noise."""
+        self.steps += 1
+
+    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+        """Noise for every trainable parameter."""
+        parameters = [parameter for parameter in optimizer._parameters if parameter.requires_grad]
+        if any(map(is_sharded, parameters)):
+            raise ValueError(
+                "random perturbations of sharded parameters would repeat on each rank; use another direction"
+            )
+        generators = {p.device: torch.Generator(p.device).manual_seed(self.seed + self.steps) for p in parameters}
+        noise = [
+            torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generators[p.device]) for p in parameters
+        ]
+        return Ascent(parameters, noise, disposable=True)
+
+
+@register("random", cost="1", state="1, and 1 while perturbing", reference="control", closure_free=True)
+class RandomSAM(SharpnessAware):
+    """Perturb along Gaussian noise of length ρ, one gradient a step: the control experiment."""
+
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, seed: int = 0, **options: Any) -> None:
+        super().__init__(base, rho=rho, direction=Noise(seed=seed), **options)

@@ -1,0 +1,51 @@
+r"""S2-SAM: climb along the gradient that the previous step descended on; one gradient a step.
+
+    ε_t = ρ g_{t−1}/‖g_{t−1}‖,   g_{t−1} = ∇L_{B_{t−1}}(w_{t−1} + ε_{t−1})
+
+There is no pass at w, so BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
+
+Ji et al. 2024, https://openreview.net/forum?id=MJgMMqMDu4
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from optimizers.directions import Ascent, Direction
+from optimizers.gradients import Gradient
+from optimizers.norms import shards
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+_KEY = "previous_gradient"
+
+
+class Previous(Direction):
+    """d = the perturbed gradient of the step before."""
+
+    needs_gradient = False
+
+    def conclude(self, optimizer: SharpnessAware) -> None:
+        """Keep a copy of this step's gradient: the closure will overwrite or drop it."""
+        for parameter in optimizer._parameters:
+            state = optimizer.state[parameter]
+            if parameter.grad is None:
+                state.pop(_KEY, None)  # it was not in this step's gradient
+                continue
+            gradient = shards([parameter.grad.to_dense()])[0]
+            state[_KEY] = state[_KEY].copy_(gradient) if _KEY in state else gradient.clone()
+
+    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+        """The kept gradients; zero before the first step."""
+        held = [p for p in optimizer._parameters if p.requires_grad and _KEY in optimizer.state[p]]
+        return Ascent(held, [optimizer.state[p][_KEY] for p in held])
+
+
+@register("s2sam", cost="1", state="2", reference="Ji et al. 2024", closure_free=True, rho_range=(0.02, 0.5))
+class S2SAM(SharpnessAware):
+    """Perturb along the previous step's gradient: ε = ρ g₋₁/‖g₋₁‖, one gradient a step."""
+
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, **options: Any) -> None:
+        super().__init__(base, rho=rho, direction=Previous(), **options)

@@ -1,0 +1,33 @@
+r"""SS-SAM: climb on a random part of the steps, with a probability that may follow any schedule.
+
+    climb at step t with probability p or p(t);   cost 1 + p gradients on average
+
+Zhao, Zhang, Hu 2022, https://arxiv.org/abs/2203.09962
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from optimizers.policies import Bernoulli
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+@register("sssam", cost="1 + p", state="1 during the step", reference="Zhao et al. 2022", rho_range=(0.02, 0.5))
+class SSSAM(SharpnessAware):
+    """Climb on each step with probability p, a number or a function of the step."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        p: float | Callable[[int], float] = 0.5,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(base, rho=rho, policy=Bernoulli(p, seed=seed), **options)

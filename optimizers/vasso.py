@@ -1,0 +1,43 @@
+r"""VaSSO: climb along a running average of the gradients, so that the adversary does not jump with every minibatch.
+
+    m_t = (1−θ) m_{t−1} + θ g_t,   m_0 = 0,   ε = ρ m/‖m‖
+
+Li and Giannakis 2023, https://arxiv.org/abs/2309.15639
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from optimizers import gradient_average
+from optimizers.directions import Ascent, Direction
+from optimizers.gradients import Gradient
+from optimizers.registry import register
+from optimizers.sharpness_aware import SharpnessAware
+
+
+class Averaged(Direction):
+    """d = m, the running average of the gradients at w."""
+
+    def __init__(self, *, theta: float = 0.9) -> None:
+        if not 0 < theta <= 1:
+            raise ValueError(f"expected theta in (0, 1], got {theta}")
+        self.theta = theta
+
+    def observe(self, optimizer: SharpnessAware, clean: Gradient) -> None:
+        """m ← (1−θ) m + θ g."""
+        gradient_average.update(optimizer, clean, self.theta, from_zero=True)
+
+    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+        """The average."""
+        return Ascent(clean.parameters, gradient_average.averages(optimizer, clean.parameters))
+
+
+@register("vasso", cost="2", state="1, and 1 during the step", reference="Li and Giannakis 2023", rho_range=(0.02, 0.5))
+class VaSSO(SharpnessAware):
+    """Perturb along a running average of the gradients: m ← (1−θ)m + θg, ε = ρ m/‖m‖."""
+
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, theta: float = 0.9, **options: Any) -> None:
+        super().__init__(base, rho=rho, direction=Averaged(theta=theta), **options)

@@ -1,0 +1,41 @@
+r"""WSAM: sharpness as a regulariser of its own weight, γ/(1−γ), which is 1 for SAM (γ = ½).
+
+    d = g + γ/(1−γ) (g_s − g)
+
+Yue et al. 2023, https://arxiv.org/abs/2305.15817
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from optimizers.gradients import BothGradients
+from optimizers.registry import register
+from optimizers.reuse import Reuse
+from optimizers.sharpness_aware import SharpnessAware
+
+
+class Weighted(Reuse):
+    """d = g + γ/(1−γ) (g_s − g)."""
+
+    def __init__(self, *, gamma: float = 0.9) -> None:
+        if not 0 <= gamma < 1:
+            raise ValueError(f"expected gamma in [0, 1), got {gamma}")
+        self.gamma = gamma
+
+    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+        """A line through g and g_s, in place."""
+        _, clean, descent = both.pairs
+        if descent:
+            torch._foreach_lerp_(descent, clean, 1 - self.gamma / (1 - self.gamma))
+
+
+@register("wsam", cost="2", state="2 during the step", reference="Yue et al. 2023", rho_range=(0.02, 0.5))
+class WSAM(SharpnessAware):
+    """Weigh the sharpness: d = g + γ/(1−γ) (g_s − g)."""
+
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, gamma: float = 0.9, **options: Any) -> None:
+        super().__init__(base, rho=rho, reuse=Weighted(gamma=gamma), **options)
