@@ -23,8 +23,8 @@ from torch import Tensor
 from landscape.atomic_file import atomic_file
 from landscape.digest import USER_BLOCK, seal
 from landscape.guarded_hdf5 import Guarded, open_guarded
-from landscape.metric_series import Series, read_metrics, write_metrics
-from landscape.tree_codec import Tree, read_tree, write_text, write_tree
+from landscape.metric_series import Series, read_metrics, verify_metrics, write_metrics
+from landscape.tree_codec import Tree, read_tree, tensor_shapes, write_text, write_tree
 
 FORMAT = "landscape-toolkit checkpoint"
 VERSION = 1
@@ -87,12 +87,8 @@ def read_checkpoint(path: str | Path) -> CheckpointContents:
     """
     path = Path(path)
     with open_guarded(path) as file:
+        _check_format(file)
         attributes = _read_attributes(file)
-        if attributes.get("format") != FORMAT:
-            raise file.refuse(f"expected a {FORMAT}, got format {attributes.get('format')!r}")
-        version = attributes.get("format_version")
-        if type(version) is not int or not 1 <= version <= VERSION:
-            raise file.refuse(f"expected format version 1 to {VERSION}, got {version!r}; a newer release reads it")
         if type(attributes.get("step")) is not int:
             raise file.refuse("incomplete: it does not say its step")
         groups = tuple(file.names("layout"))
@@ -101,6 +97,13 @@ def read_checkpoint(path: str | Path) -> CheckpointContents:
         if missing:
             raise file.refuse(f"incomplete: /{missing[0]} or its layout is missing")
     return CheckpointContents(path, attributes, groups)
+
+
+def read_segment(path: str | Path) -> dict[str, Series]:
+    """The metrics of a checkpoint and nothing else, as fast as a run of thousands wants it."""
+    with open_guarded(path) as file:
+        _check_format(file)
+        return read_metrics(file)
 
 
 class CheckpointContents:
@@ -123,6 +126,12 @@ class CheckpointContents:
     def groups(self) -> tuple[str, ...]:
         """Names of the state groups."""
         return tuple(group for group in self._groups if group not in _OWN_GROUPS)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters by name, from the layout alone."""
+        with open_guarded(self.path) as file:
+            return tensor_shapes(file, "parameters")
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -167,7 +176,7 @@ class CheckpointContents:
                 if {n: m.shape for n, m in momentum.items()} != {n: p.shape for n, p in parameters.items()}:
                     raise file.refuse("/momentum is not in the coordinates of /parameters")
             _tensors(file, "buffers")
-            read_metrics(file)
+            verify_metrics(file)
             for group in self.groups:
                 read_tree(file, group)
 
@@ -210,8 +219,16 @@ def _write_attributes(file: h5py.File, attributes: Mapping[str, Attribute]) -> N
             raise ValueError(f"attribute {name}: expected str, int, float or bool, got {type(value).__name__}")
 
 
+def _check_format(file: Guarded) -> None:
+    found, version = file.attribute("format"), file.attribute("format_version")
+    if found != FORMAT:
+        raise file.refuse(f"expected a {FORMAT}, got format {found!r}")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise file.refuse(f"expected format version 1 to {VERSION}, got {version!r}; a newer release reads it")
+
+
 def _read_attributes(file: Guarded) -> dict[str, Attribute]:
-    attributes: dict[str, Attribute] = file.attributes()
+    attributes: dict[str, Attribute] = {n: value for n, value in file.attributes().items() if value is not None}
     if file.has("attributes"):
         attributes |= {name: file.text("attributes", name) for name in file.names("attributes")}
     return attributes

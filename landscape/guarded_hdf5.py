@@ -72,33 +72,32 @@ class Guarded:
         arrays, pieces = [], []
         known: dict[int, np.ndarray] = {}
         for request in requests:
-            dataset = self._checked(request)
+            dataset, dtype, shape = self._checked(request)
             address = h5py.h5o.get_info(dataset).addr
-            if address in known:
-                arrays.append(known[address])
-                continue
-            self._count(dataset, request.path)
-            array = known[address] = np.empty(dataset.shape, dataset.dtype)
-            arrays.append(array)
-            position = dataset.get_offset()
-            if position is not None and array.size:
-                pieces.append((position, array.reshape(-1).view(np.uint8).data))
-            elif array.size:  # compact: the numbers are in the dataset's own header
-                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+            if address not in known:
+                position = self._storage(dataset, request.path, math.prod(shape) * dtype.itemsize)
+                array = known[address] = np.empty(shape, dtype)
+                if position is not None:
+                    pieces.append((position, array.reshape(-1).view(np.uint8).data))
+                elif array.size:
+                    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+            arrays.append(known[address])
         self._sealed.fill(pieces)
         return arrays
 
-    def _count(self, dataset: h5py.h5d.DatasetID, path: tuple[str, ...]) -> None:
-        size = math.prod(dataset.shape) * np.dtype(dataset.dtype).itemsize
-        self._handed_out += size
-        if self._handed_out > self._limit:
-            raise self.refuse(
-                f"/{'/'.join(path)}: its {size} bytes and what was read before are more than the file has"
-            )
+    def numbers(self, position: int | None, dtype: np.dtype, count: int) -> np.ndarray:
+        """`count` numbers that begin at byte `position` of the file; None where there are none."""
+        size = count * dtype.itemsize
+        if count < 0 or (position is None) != (count == 0) or not 0 <= (position or 0) <= self._limit - size:
+            raise self.refuse(f"{count} numbers at byte {position} do not lie inside the file")
+        array = np.empty(count, dtype)
+        if position is not None:
+            self._sealed.fill([(position, array.view(np.uint8).data)])
+        return array
 
-    def _checked(self, request: Request) -> h5py.h5d.DatasetID:
-        where = "/" + "/".join(request.path)
+    def _checked(self, request: Request) -> tuple[h5py.h5d.DatasetID, np.dtype, tuple[int, ...]]:
         dataset = self._open(request.path)
+        where = "/" + "/".join(request.path)
         if not isinstance(dataset, h5py.h5d.DatasetID):
             raise self.refuse(f"expected {where} to be a dataset")
         dtype, shape = np.dtype(dataset.dtype), tuple(dataset.shape)
@@ -108,8 +107,25 @@ class Guarded:
             raise self.refuse(f"{where}: expected type {request.dtype}, got {dtype}")
         if request.shape is not None and shape != request.shape:
             raise self.refuse(f"{where}: expected shape {request.shape}, got {shape}")
-        self._check_storage(dataset, where, dtype, shape)
-        return dataset
+        return dataset, dtype, shape
+
+    def _storage(self, dataset: h5py.h5d.DatasetID, path: tuple[str, ...], size: int) -> int | None:
+        """Where in the file the numbers are; None for none, or a few in the dataset's own header (compact)."""
+        where = "/" + "/".join(path)
+        self._handed_out += size
+        if self._handed_out > self._limit:
+            raise self.refuse(f"{where}: its {size} bytes and what was read before are more than the file has")
+        layout = dataset.get_create_plist()
+        if layout.get_external_count() or layout.get_nfilters():
+            raise self.refuse(f"{where}: external storage and filters are never used in these files")
+        if layout.get_layout() == h5py.h5d.COMPACT or not size:
+            return None
+        if layout.get_layout() != h5py.h5d.CONTIGUOUS:
+            raise self.refuse(f"{where}: expected contiguous storage, got chunked or virtual")
+        start = dataset.get_offset()
+        if start is None or dataset.get_storage_size() != size or start + size > self._limit:
+            raise self.refuse(f"{where}: its storage is not {size} bytes inside the file")
+        return int(start)
 
     def text(self, *path: str) -> str:
         """A dataset that holds one string of fixed length, UTF-8."""
@@ -118,14 +134,16 @@ class Guarded:
             raise self.refuse(f"expected /{'/'.join(path)} to be text, got type {array.dtype}")
         return bytes(array[()]).decode()
 
-    def attributes(self) -> dict[str, str | int | float | bool]:
+    def attributes(self) -> dict[str, str | int | float | bool | None]:
         """The attributes of the file: one string, number or truth value each."""
-        return {name: self._attribute(name) for name in self._attribute_names()}
+        count = h5py.h5a.get_num_attrs(self.root)
+        names = [h5py.h5a.open(self.root, index=i).name.decode() for i in range(count)]
+        return {name: self.attribute(name) for name in names}
 
-    def _attribute_names(self) -> list[str]:
-        return [h5py.h5a.open(self.root, index=i).name.decode() for i in range(h5py.h5a.get_num_attrs(self.root))]
-
-    def _attribute(self, name: str) -> str | int | float | bool:
+    def attribute(self, name: str) -> str | int | float | bool | None:
+        """One attribute of the file; None if there is none of this name."""
+        if not h5py.h5a.exists(self.root, name.encode()):
+            return None
         attribute = h5py.h5a.open(self.root, name.encode())
         dtype = np.dtype(attribute.dtype)
         if attribute.shape != () or dtype.kind not in _KINDS + "b" or dtype.hasobject or dtype.itemsize > self._limit:
@@ -148,24 +166,19 @@ class Guarded:
         return self._groups[path]
 
     def _step(self, group: h5py.h5g.GroupID, path: tuple[str, ...]) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
-        where, link = "/" + "/".join(path), path[-1].encode()
-        if b"/" in link or not group.links.exists(link):
-            raise self.refuse(f"incomplete: {where} is missing")
-        if group.links.get_info(link).type != h5py.h5l.TYPE_HARD:
-            raise self.refuse(f"{where} is a soft or external link; only hard links are followed")
+        link = path[-1].encode()
+        try:
+            kind = group.links.get_info(link).type if b"/" not in link else None
+        except KeyError:
+            kind = None
+        if kind != h5py.h5l.TYPE_HARD:
+            where = "/" + "/".join(path)
+            raise self.refuse(
+                f"incomplete: {where} is missing"
+                if kind is None
+                else f"{where} is a soft or external link; only hard links are followed"
+            )
         return h5py.h5o.open(group, link)
-
-    def _check_storage(self, dataset: h5py.h5d.DatasetID, where: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        size = math.prod(shape) * dtype.itemsize
-        layout = dataset.get_create_plist()
-        if layout.get_external_count() or layout.get_nfilters():
-            raise self.refuse(f"{where}: external storage and filters are never used in these files")
-        if layout.get_layout() == h5py.h5d.CONTIGUOUS:
-            start = dataset.get_offset()
-            if size and (dataset.get_storage_size() != size or start is None or start + size > self._limit):
-                raise self.refuse(f"{where}: its storage is not {size} bytes inside the file")
-        elif layout.get_layout() != h5py.h5d.COMPACT:
-            raise self.refuse(f"{where}: expected contiguous storage, got chunked or virtual")
 
 
 @contextlib.contextmanager

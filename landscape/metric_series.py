@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import h5py
 import numpy as np
@@ -73,28 +74,56 @@ def join(segments: Iterable[Mapping[str, Series]]) -> dict[str, Series]:
 
 
 def write_metrics(file: h5py.File, series: Mapping[str, Series]) -> None:
-    """Store the series under `/metrics`, their coordinates as dimension scales, who has which in `/layout/metrics`."""
+    """Store the series under `/metrics`, their coordinates as dimension scales, who has which in `/layout/metrics`.
+
+    The layout also says at which byte the numbers of each begin, so that `read_metrics` need not open every dataset:
+    a run has thousands of segments of a dozen series each.
+    """
     series = {name: checked(name, s) for name, s in series.items()}
     group, layout = file.create_group("metrics"), {}
     for coordinate, names in coordinates(series).items():
         steps = series[names[0]][0]
         scale = group.create_dataset(link_name(coordinate), data=steps)
         scale.make_scale(link_name(coordinate))
-        layout[coordinate] = {"length": len(steps), "series": names}
+        columns = {coordinate: _position(scale)}
         for name in names:
-            group.create_dataset(link_name(name), data=series[name][1]).dims[0].attach_scale(scale)
+            values = group.create_dataset(link_name(name), data=series[name][1])
+            values.dims[0].attach_scale(scale)
+            columns[name] = _position(values)
+        layout[coordinate] = {"length": len(steps), "at": columns}
     write_text(file.require_group("layout"), "metrics", json.dumps(layout))
 
 
 def read_metrics(file: Guarded) -> dict[str, Series]:
     """The series that `write_metrics` stored."""
-    series, layout = {}, json.loads(file.text("layout", "metrics"))
-    expected = {link_name(name) for coordinate, entry in layout.items() for name in (coordinate, *entry["series"])}
-    if expected != set(file.names("metrics")):
-        raise file.refuse("/metrics does not hold the series that its layout names")
-    for coordinate, entry in layout.items():
-        shape = (entry["length"],)
-        steps = file.array("metrics", link_name(coordinate), dtype=_INT, shape=shape)
-        for name in entry["series"]:
-            series[name] = (steps, file.array("metrics", link_name(name), dtype=_FLOAT, shape=shape))
+    series: dict[str, Series] = {}
+    for coordinate, entry in _layout(file).items():
+        columns = {
+            name: file.numbers(position, _INT if name == coordinate else _FLOAT, entry["length"])
+            for name, position in entry["at"].items()
+        }
+        steps = columns.pop(coordinate)
+        series |= {name: (steps, values) for name, values in columns.items()}
     return series
+
+
+def verify_metrics(file: Guarded) -> None:
+    """See that the datasets under `/metrics`, as HDF5 finds them, are the series that `read_metrics` reads."""
+    found = {}
+    for name, (steps, values) in read_metrics(file).items():
+        found[link_name(name)] = values
+        found |= {link_name(c): steps for c, entry in _layout(file).items() if name in entry["at"]}
+    if set(file.names("metrics")) != found.keys():
+        raise file.refuse("/metrics does not hold the series that its layout names")
+    for name, expected in found.items():
+        if file.array("metrics", name, dtype=expected.dtype, shape=expected.shape).tobytes() != expected.tobytes():
+            raise file.refuse(f"/metrics/{name} is not where its layout says")
+
+
+def _position(dataset: h5py.Dataset) -> int | None:
+    return int(dataset.id.get_offset()) if dataset.size else None
+
+
+def _layout(file: Guarded) -> dict[str, Any]:
+    layout: dict[str, Any] = json.loads(file.text("layout", "metrics"))
+    return layout

@@ -4,9 +4,11 @@
                 checkpoints/step-00001200.h5       see checkpoint_file.py
                 analyses/*.h5
 
+                metrics/to-00001100.h5             the metrics of checkpoints that were dropped, see retention.py
+
     run = Run.open("runs/msam")
     run.metrics.loss                               one Dataset over all segments
-    run.checkpoint("last").objective("test")()     the test loss at the clean weights
+    run.checkpoint("last").theta                   the clean weights
 
 Both are lazy: a file is opened for the one thing asked of it and closed again. Files appear whole under their name or
 not at all, so reading is safe while training writes, needs no lock and no write access.
@@ -14,32 +16,34 @@ not at all, so reading is safe while training writes, needs no lock and no write
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from landscape.atomic_file import remove_leftovers, write_text
-from landscape.checkpoint_file import Attribute, CheckpointContents, read_checkpoint, write_checkpoint
+from landscape.background_writer import BackgroundWriter
+from landscape.checkpoint import Checkpoint, model_tensors, parse_experiment
+from landscape.checkpoint_file import Attribute, read_segment, write_checkpoint
 from landscape.metric_series import Series, as_dataset, join
+from landscape.metrics_file import read_metrics_file, write_metrics_file
 from landscape.provenance import provenance
 from landscape.refused_file import RefusedFile
+from landscape.retention import Retention
 from landscape.run_lock import writing
 from landscape.tree_codec import Tree
 
 if TYPE_CHECKING:
-    from landscape.data import Data
     from landscape.experiment import Experiment
-    from landscape.objective import Objective
+
+__all__ = ["Checkpoint", "Run"]
 
 _CHECKPOINT = re.compile(r"step-(\d{8,})\.h5")
-_BATCH = 1024
 
 
 class Run:
@@ -47,7 +51,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._segments: dict[int, dict[str, Series]] = {}  # immutable files: a segment once read stays right
+        self._segments: dict[Path, dict[str, Series]] = {}  # immutable files: a segment once read stays right
 
     @classmethod
     def create(cls, directory: str | Path, experiment: Experiment) -> Run:
@@ -89,7 +93,7 @@ class Run:
     @cached_property
     def experiment(self) -> Experiment:
         """What the run was asked to do."""
-        return _experiment(self.path / "experiment.toml", (self.path / "experiment.toml").read_text())
+        return parse_experiment(self.path / "experiment.toml", (self.path / "experiment.toml").read_text())
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -131,18 +135,46 @@ class Run:
         """All metrics of the run so far: dimension `step` for what is recorded at every step.
 
         Series recorded at other steps have a dimension of their own, `<first name>_step`, shared by those recorded
-        together. Reads each checkpoint's segment once, a few kilobytes a file.
+        together. Reads each file's segment once, a few kilobytes of it.
         """
-        for step in self.steps:
-            if step not in self._segments:
-                self._segments[step] = self.checkpoint(step).metrics
-        return as_dataset(join(self._segments[step] for step in sorted(self._segments)))
+        return as_dataset(join(self._all_segments()))
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Be the run's only writer for the length of a block; `RunInUse` if somebody else is."""
-        return writing(self.path)
+    def _all_segments(self) -> list[dict[str, Series]]:
+        """Segments of the checkpoints there are and of those that were dropped, while files may come and go.
 
-    def save(
+        A dropped checkpoint's metrics are in a file of `metrics/` before it goes. So checkpoints are listed first, and
+        if one of the files listed is gone by the end, it is looked for again where it went.
+        """
+        while True:
+            files = [self.checkpoint_path(step) for step in self.steps]
+            files += sorted((self.path / "metrics").glob("to-*.h5"))
+            try:
+                segments = [self._segment(file) for file in files]
+            except FileNotFoundError:
+                continue
+            if all(file.exists() for file in files):
+                return segments
+
+    def _segment(self, file: Path) -> dict[str, Series]:
+        if file.parent.name == "metrics":  # alone among the files, this one is replaced by one that says more
+            return read_metrics_file(file)
+        if file not in self._segments:
+            self._segments[file] = read_segment(file)
+        return self._segments[file]
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the run's only writer for the length of a block; `RunInUse` if somebody else is.
+
+        Half-written files of a process that died are deleted first: nobody else can be writing them.
+        """
+        with writing(self.path):
+            remove_leftovers(self.path)
+            remove_leftovers(self.path / "checkpoints")
+            remove_leftovers(self.path / "metrics")
+            yield
+
+    def contents(
         self,
         step: int,
         *,
@@ -152,8 +184,8 @@ class Run:
         metrics: Mapping[str, Series],
         last: bool = False,
         attributes: Mapping[str, Attribute] | None = None,
-    ) -> Checkpoint:
-        """Write the checkpoint of `step`; it is on the disk when this returns.
+    ) -> dict[str, Any]:
+        """What the checkpoint of `step` will hold; refers to the tensors given and copies nothing.
 
         Args:
             step: Optimizer steps taken.
@@ -163,198 +195,74 @@ class Run:
             metrics: Steps and values of each series since the previous checkpoint.
             last: The experiment is complete.
             attributes: Further strings and numbers.
-
-        Raises:
-            ValueError: Something cannot be stored; names the place.
-            OSError: The disk is full or the folder is not writable; what was there stays.
         """
-        path = self.checkpoint_path(step)
         weights = model_tensors(model)
-        write_checkpoint(
-            path,
-            step=step,
-            parameters=weights["parameters"],
-            momentum=None if momentum is None else dict(zip(weights["parameters"], momentum, strict=True)),
-            buffers=weights["buffers"],
-            state={**state, "frozen": weights["frozen"]},
-            metrics=metrics,
-            attributes={
+        return {
+            "step": step,
+            "parameters": weights["parameters"],
+            "momentum": None if momentum is None else dict(zip(weights["parameters"], momentum, strict=True)),
+            "buffers": weights["buffers"],
+            "state": {**state, "frozen": weights["frozen"]},
+            "metrics": metrics,
+            "attributes": {
                 "experiment": self.experiment.to_toml(),
                 "finished": last,
                 **provenance(),
                 **(attributes or {}),
             },
-        )
-        return Checkpoint.open(path)
+        }
 
-    def remove_leftovers(self) -> None:
-        """Delete half-written files of a process that died; only within `writing()`."""
-        remove_leftovers(self.path / "checkpoints")
-        remove_leftovers(self.path)
-
-
-class Checkpoint:
-    """One step of a run: clean weights, momentum, buffers, state, and the model, data and loss that belong to them.
-
-    Every tensor is fresh at each access and lies on the CPU.
-    """
-
-    def __init__(self, contents: CheckpointContents) -> None:
-        self._contents = contents
-
-    @classmethod
-    def open(cls, path: str | Path) -> Checkpoint:
-        """The checkpoint in a file, wherever it lies; it needs no run around it."""
-        return cls(read_checkpoint(path))
-
-    def __repr__(self) -> str:
-        return f"Checkpoint.open({str(self.path)!r})"
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._contents.path
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-        return self._contents.step
-
-    @property
-    def attributes(self) -> dict[str, Attribute]:
-        """Experiment, versions, host, device, times and what else the writer noted."""
-        return dict(self._contents.attributes)
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        """What the run was asked to do."""
-        return _experiment(self.path, str(self._contents.attributes.get("experiment", "")))
-
-    @property
-    def theta(self) -> Tensor:
-        """Clean weights (n,), in the order of `ParameterSpace.of(self.model())`."""
-        return _flat(self._contents.parameters)
-
-    @property
-    def momentum(self) -> Tensor | None:
-        """The base optimizer's first moment (n,) in the same coordinates; None where it has none."""
-        momentum = self._contents.momentum
-        return None if momentum is None else _flat(momentum)
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """Clean weights by name."""
-        return self._contents.parameters
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """The model's buffers by name."""
-        return self._contents.buffers
-
-    @property
-    def metrics(self) -> dict[str, Series]:
-        """Steps and values of each series since the previous checkpoint."""
-        return self._contents.metrics
-
-    def state(self, group: str) -> Tree:
-        """A state tree (`optimizer`, `rng`, `data`, …) as it was saved, equal to the bit."""
-        return self._contents.state(group)
-
-    def verify(self) -> None:
-        """Read and check all of the file; `RefusedFile` if it is not as it was written."""
-        self._contents.verify()
-
-    def data(self) -> Data:
-        """The experiment's data, label noise included."""
-        from landscape import data
-
-        return data.load(self.experiment)
-
-    def model(self) -> nn.Module:
-        """The experiment's network with this checkpoint's weights and buffers, on the CPU."""
-        return self._model(self.data())
-
-    def load_into(self, model: nn.Module) -> None:
-        """Copy weights and buffers into `model`, where it is; `ValueError` if it is not the model they come from."""
-        saved = {"parameters": self.parameters, "buffers": self.buffers, "frozen": self.state("frozen")}
-        for group, tensors in model_tensors(model).items():
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            found = {name: tuple(tensor.shape) for name, tensor in saved[group].items()}
-            if shapes != found:
-                wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
-                raise ValueError(
-                    f"{self.path}: expected a model with the {group} of this checkpoint, "
-                    f"got another name or shape at {', '.join(wrong)}"
-                )
-            with torch.no_grad():
-                for name, tensor in tensors.items():
-                    tensor.copy_(saved[group][name])
-
-    def objective(
-        self,
-        split: str = "train",
-        *,
-        examples: int | None = None,
-        batch_size: int | None = None,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Objective:
-        """The experiment's mean loss over a split, at this checkpoint's weights and buffers.
-
-        `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint;
-        None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over examples does not
-        depend on it, a question about single minibatches does.
+    def write(self, contents: Mapping[str, Any]) -> Checkpoint:
+        """Write a checkpoint; it is on the disk when this returns.
 
         Raises:
-            ValueError: No such split, or not between 1 and all examples asked for.
+            ValueError: Something cannot be stored; names the place.
+            OSError: The disk is full or the folder is not writable; what was there stays.
         """
-        from landscape.objective import Objective
-        from landscape.seeding import generator
+        path = self.checkpoint_path(contents["step"])
+        write_checkpoint(path, **contents)
+        return Checkpoint.open(path)
 
-        data = self.data()
-        chosen = data.split(split)
-        inputs, targets = chosen.inputs, chosen.targets
-        if examples is not None:
-            if not 1 <= examples <= len(targets):
-                raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
-            index = torch.randperm(len(targets), generator=generator(0, f"examples of {split}"))[:examples]
-            inputs, targets = inputs[index], targets[index]
-        size = batch_size or _BATCH
-        batches = list(zip(inputs.split(size), targets.split(size), strict=True))
-        return Objective(self._model(data), self.experiment.loss_fn(), batches, device=device, dtype=dtype)
+    def save(self, step: int, **contents: Any) -> Checkpoint:
+        """`write(contents(step, ...))`."""
+        return self.write(self.contents(step, **contents))
 
-    def _model(self, data: Data) -> nn.Module:
-        from landscape import models
+    def writer(self, retention: Retention | None = None) -> BackgroundWriter:
+        """A writer for a `with` block: `writer.submit(run.contents(...))` copies, the rest happens behind the training.
 
-        model = models.build(self.experiment, data)
-        self.load_into(model)
-        return model
+        After each checkpoint those that `retention` does not want are dropped.
+        """
 
+        def write(contents: Mapping[str, Any]) -> None:
+            self.write(contents)
+            self.thin(retention or Retention())
 
-def model_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint keeps of a model: `parameters` (trainable), `frozen` parameters and `buffers`, by name.
+        return BackgroundWriter(write)
 
-    A tensor with several names comes once, under the first, as in `ParameterSpace`.
-    """
-    parameters = dict(model.named_parameters())
-    return {
-        "parameters": {name: p for name, p in parameters.items() if p.requires_grad},
-        "frozen": {name: p for name, p in parameters.items() if not p.requires_grad},
-        "buffers": dict(model.named_buffers()),
-    }
+    def thin(self, retention: Retention) -> None:
+        """Drop the checkpoints that `retention` does not keep; their metrics stay, in one file in `metrics/`."""
+        steps = self.steps
+        dropped = sorted(set(steps) - retention.kept(steps, self._value))
+        if not dropped:
+            return
+        folder = self.path / "metrics"
+        folder.mkdir(exist_ok=True)
+        older = sorted(folder.glob("to-*.h5"))
+        checkpoints = [self.checkpoint_path(step) for step in dropped]
+        newest = max([dropped[-1], *(int(file.stem.removeprefix("to-")) for file in older)])
+        target = folder / f"to-{newest:08d}.h5"
+        write_metrics_file(target, join(self._segment(file) for file in [*older, *checkpoints]))
+        for file in [*checkpoints, *(file for file in older if file != target)]:
+            file.unlink()
+            self._segments.pop(file, None)
 
-
-def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
-
-
-def _experiment(path: Path, text: str) -> Experiment:
-    from landscape.experiment import Experiment
-
-    try:
-        return Experiment.from_toml(text)
-    except ValueError as error:
-        raise RefusedFile(path, f"its experiment is not one that this release understands: {error}") from error
+    def _value(self, metric: str, step: int) -> float | None:
+        """What the checkpoint of `step` says of `metric` at that step."""
+        segment = self._segment(self.checkpoint_path(step))
+        if metric not in segment:
+            return None
+        steps, values = segment[metric]
+        return float(values[-1]) if len(steps) and steps[-1] == step else None
 
 
 def _difference(there: str, here: str) -> str:

@@ -54,6 +54,11 @@ def read_tree(file: Guarded, group: str) -> Tree:
     return reader.value(node)
 
 
+def tensor_shapes(file: Guarded, group: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a group that holds tensors by name, without reading them."""
+    return {name: tuple(node["shape"]) for name, node in json.loads(file.text("layout", group))["dict"]}
+
+
 def write_text(group: h5py.Group, name: str, text: str) -> None:
     """A text of any length as a dataset: attributes end at 64 kB, variable-length strings need a heap."""
     data = text.encode()

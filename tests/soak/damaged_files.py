@@ -238,7 +238,7 @@ def hostile_layout(file, random):
         '{"dict":[["bias",{"tensor":"float32","shape":"x","at":7}]]}',
         '{"dict":[[["k"],null]]}',
         '{"eval":"1"}',
-        '{"step":{"length":1099511627776,"series":["loss"]}}',
+        '{"step":{"length":1099511627776,"at":{"step":512,"loss":512}}}',
         '{"tuple":' * 5000 + "1" + "}" * 5000,
         "null",
         "\x00\xff".encode("latin-1"),

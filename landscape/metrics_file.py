@@ -1,0 +1,35 @@
+"""The metrics of checkpoints that were dropped, in one sealed file: `runs/<name>/metrics/to-00001200.h5`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from landscape.atomic_file import atomic_file
+from landscape.digest import USER_BLOCK, seal
+from landscape.guarded_hdf5 import open_guarded
+from landscape.metric_series import Series, read_metrics, write_metrics
+
+FORMAT = "landscape-toolkit metrics"
+VERSION = 1
+
+
+def write_metrics_file(path: Path, series: Mapping[str, Series]) -> None:
+    """Write `series` to `path`, atomically."""
+    with atomic_file(path) as temporary:
+        with h5py.File(temporary, "w", userblock_size=USER_BLOCK, libver=("v108", "v108"), locking=False) as file:
+            file.attrs["format"] = np.bytes_(FORMAT)
+            file.attrs["format_version"] = VERSION
+            write_metrics(file, series)
+        seal(temporary)
+
+
+def read_metrics_file(path: Path) -> dict[str, Series]:
+    """The series in `path`; RefusedFile if it is not as it was written."""
+    with open_guarded(path) as file:
+        if (file.attribute("format"), file.attribute("format_version")) != (FORMAT, VERSION):
+            raise file.refuse(f"expected {FORMAT}, version {VERSION}")
+        return read_metrics(file)
