@@ -40,6 +40,10 @@ def axes(ax: Axes | None = None) -> Iterator[Axes]:
 def band(ax: Axes, x: Any, mean: Any, stderr: Any = None, label: str | None = None, **line: Any) -> Line2D:
     """Draw `mean` against `x`, with mean ± `stderr` as a translucent band where a standard error is known."""
     x, mean = np.asarray(x), np.asarray(mean)
+    if x.size > 15:
+        line = {
+            "markevery": -(-x.size // 10)
+        } | line  # a dense line keeps its shape; ten markers tell it from the others
     (drawn,) = ax.plot(x, mean, label=label, **line)
     if stderr is not None and np.isfinite(stderr).any():
         stderr = np.asarray(stderr)

@@ -40,7 +40,7 @@ def write_report(results: Results, failures: dict[Path, str]) -> Path:
     drawn = {}
     for name, draw in FIGURES.items():
         figure = draw(results)
-        drawn[name] = figures.save(figure, folder / "figures" / name)[0]
+        drawn[name] = figures.save(figure, folder / "figures" / name.lower())[0]
         plt.close(figure)
     text = "\n\n".join(_sections(results, failures, drawn))
     (folder / "report.md").write_text(text + "\n")
@@ -72,12 +72,12 @@ def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path
         yield "## Claims"
         yield (
             "Each claim is judged by the paired difference over seeds and its 95 % interval (Student's t): HOLDS, REVERSED, "
-            "or NOT RESOLVED where the interval contains zero. The statistic was fixed before the runs."
+            "or NOT RESOLVED where the interval contains zero. Claims and statistics stand in the study's own file."
         )
         yield _claims(results)
     for name, picture in drawn.items():
         caption = (FIGURES[name].__doc__ or "").strip()
-        yield f"## {name.capitalize()}"
+        yield f"## {name}"
         yield f"![{caption}]({picture.relative_to(results.directory)})"
         yield f"{caption} Bands: one standard error over seeds."
     yield "## Where each number comes from"

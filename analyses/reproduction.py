@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 import analyses
+from analyses.results import question_file
 from analyses.saved import analyze
 from analyses.study import Question, Study
 from landscape.experiment import Experiment
@@ -63,12 +64,13 @@ def _one_run(experiment: str, folder: Path, questions: list[Question], threads: 
         else:
             steps = list(question.steps)
         for step in steps:
-            analyze(
-                run,
-                question.name,
-                step=step,
-                split=question.split,
-                examples=question.examples,
-                dtype=question.dtype,
-                **question.options,
-            )
+            if not question_file(run, question, step).exists():
+                analyze(
+                    run,
+                    question.name,
+                    step=step,
+                    split=question.split,
+                    examples=question.examples,
+                    dtype=question.dtype,
+                    **question.options,
+                )

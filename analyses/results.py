@@ -14,6 +14,19 @@ from analyses.study import Question, Study
 from landscape.run import Run
 
 
+def question_file(run: Run, question: Question, step: int) -> Path:
+    """The file of the answer to one of a study's questions."""
+    return analysis_path(
+        run,
+        question.name,
+        step,
+        split=question.split,
+        examples=question.examples,
+        dtype=question.dtype,
+        options=question.options,
+    )
+
+
 @dataclass(frozen=True)
 class Number:
     """A value, and the file and dataset it was read from."""
@@ -40,6 +53,7 @@ class Results:
     def __init__(self, study: Study, directory: Path) -> None:
         self.study = study
         self.directory = directory
+        self._answers: dict[Path, xr.Dataset] = {}
         self.runs: dict[str, dict[int, Run]] = {method.name: {} for method in study.methods}
         for method, seed, folder in study.runs(directory):
             if (folder / "experiment.toml").exists():
@@ -76,13 +90,15 @@ class Results:
         }
 
     def answer(self, run: Run, analysis: str, step: int) -> xr.Dataset:
-        """One saved analysis of one run."""
-        return read(self.file(run, analysis, step), analysis)
+        """One saved analysis of one run; each file is read once."""
+        file = self.file(run, analysis, step)
+        if file not in self._answers:
+            self._answers[file] = read(file, analysis)
+        return self._answers[file]
 
     def file(self, run: Run, analysis: str, step: int) -> Path:
         """The file of one saved analysis."""
-        q = self._question(analysis)
-        return analysis_path(run, q.name, step, split=q.split, examples=q.examples, dtype=q.dtype, options=q.options)
+        return question_file(run, self._question(analysis), step)
 
     def numbers(self, quantity: Quantity) -> dict[str, dict[int, Number]]:
         """A quantity of every finished run, by method and seed."""

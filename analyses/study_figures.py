@@ -97,19 +97,28 @@ def psf(results: Results) -> Figure:
 
 
 def momentum(results: Results) -> Figure:
-    """What the probes saw: cosine of momentum and gradient, and the rise of the loss at MSAM's point."""
-    metrics = results.metrics()
+    """Cosine of momentum and gradient, and the rise of the batch's loss at MSAM's point; running means of eight probes."""
+    metrics = {
+        label: dataset.assign({name: _running_mean(dataset[name]) for name in ("momentum_cosine", "momentum_ascent")})
+        for label, dataset in results.metrics().items()
+    }
     return panels(
         line_over_steps(metrics, "momentum_cosine", "cos(v, g)", zero=True),
         line_over_steps(metrics, "momentum_ascent", "L(w − ρ v/‖v‖) − L(w) [nats]", zero=True),
     )
 
 
+def _running_mean(series: xr.DataArray, window: int = 8) -> xr.DataArray:
+    (along,) = (dim for dim in series.dims if dim != "seed")
+    return series.rolling({along: window}, min_periods=1).mean()
+
+
+# by the heading in the report; the file carries the same name in lower case
 FIGURES: dict[str, Callable[[Results], Figure]] = {
-    "training": training,
-    "curvature": curvature,
-    "sharpness": sharpness,
-    "similarity": similarity,
-    "psf": psf,
-    "momentum": momentum,
+    "Training": training,
+    "Curvature": curvature,
+    "Sharpness": sharpness,
+    "Similarity": similarity,
+    "PSF": psf,
+    "Momentum": momentum,
 }

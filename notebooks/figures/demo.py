@@ -16,7 +16,7 @@ from landscape.commands.parser import recipe
 def main(directory: str = "runs/demo", output: str = "runs/demo/figures", *names: str) -> None:
     results = Results(Study.read(recipe("demo", "studies")), Path(directory))
     for name in names or FIGURES:
-        for written in figures.save(FIGURES[name](results), Path(output) / name):
+        for written in figures.save(FIGURES[name](results), Path(output) / name.lower()):
             print(written)
 
 
