@@ -15,6 +15,8 @@ from analyses.gradient_similarity import (
 )
 from analyses.hessian_spectrum import compare_top_eigenvalues, plot_top_eigenvalues, top_eigenvalues
 from analyses.lanczos import lanczos
+from analyses.loss_surface import compare_loss_surface, loss_surface, plot_loss_surface
+from analyses.m_sharpness import compare_m_sharpness, m_sharpness, plot_m_sharpness
 from analyses.psf import compare_psf, plot_psf, psf
 from analyses.quadrature import lanczos_quadrature
 from analyses.registry import Analysis, analysis, available, get
@@ -26,6 +28,13 @@ __all__ = [  # noqa: RUF022 - grouped by question, not by letter
     "compare_directional_sharpness",
     "directional_sharpness",
     "plot_directional_sharpness",
+    # the same for groups of m examples at their worst, and over a line or a plane
+    "compare_loss_surface",
+    "compare_m_sharpness",
+    "loss_surface",
+    "m_sharpness",
+    "plot_loss_surface",
+    "plot_m_sharpness",
     # what SAM and MSAM do to the gradient
     "compare_angle",
     "compare_gradient_similarity",

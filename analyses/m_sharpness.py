@@ -1,0 +1,185 @@
+r"""m-sharpness: how far the loss of m examples can be raised by moving the parameters a distance ρ, averaged over
+groups.
+
+    S_m(ρ) = mean over disjoint groups M of m examples of  max_{‖T⁻¹ε‖₂ ≤ ρ} L_M(θ + ε) − L_M(θ)
+
+T = 1, or |θ| for the adaptive measure, which does not change when weights are rescaled entry by entry. The maximum is
+approached by steps of length ρ along the gradient, projected back onto the ball; the first is SAM's perturbation,
+ε = ρ T²g/‖Tg‖, and the largest value of all steps counts, so that more steps never give less.
+
+References: Foret et al. (2021), section 4.1; Kwon et al. (2021); Andriushchenko et al. (2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.func import grad, vmap
+from tqdm import tqdm
+
+from analyses import figures
+from analyses.displaced_loss import NUMBERS_AT_ONCE
+from analyses.registry import analysis
+from landscape.batches import Batch
+from landscape.objective import Objective
+
+EXAMPLES_AT_ONCE = 4096
+GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@analysis(
+    cost="1 evaluation and `steps` gradients and evaluations of all data for each m",
+    reference="Foret et al. (2021), section 4.1; Kwon et al. (2021)",
+)
+def m_sharpness(
+    objective: Objective,
+    *,
+    m: Sequence[int] = (1, 4, 16, 64),
+    rho: float = 0.05,
+    steps: int = 1,
+    adaptive: bool = False,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""S_m(ρ), the mean over disjoint groups of m examples of the largest rise of the group's loss within a distance ρ.
+
+    The examples are put in a random order drawn from `seed`, then cut into groups of m; what is left over does not
+    count (`groups` · m examples do). Returns `sharpness` (m,), its standard deviation and standard error over groups,
+    and `groups`. `steps` of projected ascent approach the maximum: one is SAM's perturbation. `adaptive` measures ε
+    relative to |θ|, entry by entry (ρ is then relative too, and of the order of 1). In units of the loss.
+
+    Groups are computed together by `torch.func.vmap` where the model allows it, else one by one (attribute
+    `vectorized`). BatchNorm is in the objective's mode; the batches' inputs and targets must be tensors. Cost for each
+    m: `steps` gradients and steps + 1 evaluations of all data.
+
+    Raises ValueError for m that is not between 1 and the number of examples, ρ that is not positive, fewer than one
+    step; TypeError for batches that are not tensors.
+    """
+    if steps < 1 or not rho > 0 or not np.isfinite(rho):
+        raise ValueError(f"expected at least 1 step and a positive, finite rho; got {steps} and {rho}")
+    inputs, targets = _examples(objective, seed)
+    total = len(targets)
+    for size in m:
+        if not 1 <= size <= total:
+            raise ValueError(f"m: expected group sizes between 1 and the number of examples, {total}; got {size}")
+    theta = objective.theta
+    scale = theta.abs() if adaptive else torch.ones_like(theta)
+    rises, vectorized = [], True
+    for size in m:
+        count = total // size
+        groups = [part[: count * size].unflatten(0, (count, size)) for part in (inputs, targets)]
+        rise, together = _largest_rises(objective, groups[0], groups[1], theta, scale, rho, steps)
+        vectorized &= together
+        rises.append(rise.double().cpu().numpy())
+    deviation = np.array([rise.std(ddof=1) if len(rise) > 1 else np.nan for rise in rises])
+    counts = np.array([len(rise) for rise in rises])
+    units = {"units": "loss"}
+    return xr.Dataset(
+        {
+            "sharpness": ("m", np.array([rise.mean() for rise in rises]), {**units, "long_name": "m-sharpness S_m"}),
+            "sharpness_sd": ("m", deviation, {**units, "long_name": "standard deviation over groups"}),
+            "sharpness_stderr": (
+                "m",
+                deviation / np.sqrt(counts),
+                {**units, "long_name": "standard error over groups of the m-sharpness"},
+            ),
+            "groups": ("m", counts, {"units": "1", "long_name": "groups averaged over"}),
+        },
+        coords={"m": ("m", list(m), {"units": "1", "long_name": "examples in a group, m"})},
+        attrs={
+            "vectorized": vectorized,
+            "rho": rho,
+            "rho_unit": "‖ε/θ‖₂, entry by entry" if adaptive else "‖ε‖₂",
+        },
+    )
+
+
+def _examples(objective: Objective, seed: int) -> tuple[Tensor, Tensor]:
+    """All inputs and all targets in a random order."""
+    batches = list(objective.batches.walk())
+    if not all(isinstance(part, Tensor) for batch in batches for part in (batch.inputs, batch.targets)):
+        raise TypeError("m_sharpness regroups examples: expected batches of (tensor of inputs, tensor of targets)")
+    inputs = torch.cat([batch.inputs for batch in batches])
+    targets = torch.cat([batch.targets for batch in batches])
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
+    return inputs[order], targets[order]
+
+
+def _largest_rises(
+    objective: Objective, inputs: Tensor, targets: Tensor, theta: Tensor, scale: Tensor, rho: float, steps: int
+) -> tuple[Tensor, bool]:
+    """The largest rise of each group's loss, (groups,), and whether the groups were computed together."""
+
+    def loss(point: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return objective.batch_loss(objective.space.unflatten(point), Batch(x, y, len(y)))
+
+    size = inputs.shape[1]
+    together = max(1, min(NUMBERS_AT_ONCE // len(theta), EXAMPLES_AT_ONCE // size))
+    rises: list[Tensor] = []
+    with objective.running():
+        pairs = list(zip(inputs.split(together), targets.split(together), strict=True))
+        for x, y in tqdm(pairs, desc=f"m-sharpness, m = {size}", delay=2, disable=None):
+            if together > 1:
+                try:
+                    rises.append(_ascend(vmap(loss), vmap(grad(loss)), theta, scale, x, y, rho, steps))
+                except RuntimeError:  # an operation that vmap does not know: what is really wrong, the loop will raise
+                    together = 1
+            if together == 1:
+                value, slope = _one_by_one(loss), _one_by_one(grad(loss))
+                rises.append(_ascend(value, slope, theta, scale, x, y, rho, steps))
+            examples = len(x) * size
+            objective.record(forward=(steps + 1) * examples, gradient=steps * examples)
+    return torch.cat(rises), together > 1
+
+
+def _one_by_one(function: GroupLoss) -> GroupLoss:
+    def mapped(points: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([function(p, x, y) for p, x, y in zip(points, inputs, targets, strict=True)])
+
+    return mapped
+
+
+def _ascend(
+    loss: GroupLoss, gradient: GroupLoss, theta: Tensor, scale: Tensor, x: Tensor, y: Tensor, rho: float, steps: int
+) -> Tensor:
+    """Projected ascent in u = T⁻¹ε, all groups (g, ...) side by side; returns the largest rise of each, (g,)."""
+    base = theta.expand(len(x), -1)
+    u = torch.zeros_like(base)
+    with torch.no_grad():
+        start = loss(base, x, y)
+    best = torch.full_like(start, -torch.inf)
+    for _ in range(steps):
+        slope = scale * gradient(base + scale * u, x, y).detach()
+        length = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
+        u = u + rho * torch.where(length > 0, slope / length, torch.zeros_like(slope))
+        distance = torch.linalg.vector_norm(u, dim=1, keepdim=True)
+        u = u * torch.where(distance > rho, rho / distance, torch.ones_like(distance))
+        with torch.no_grad():
+            best = torch.maximum(best, loss(base + scale * u, x, y) - start)
+    return best
+
+
+@m_sharpness.figure
+def plot_m_sharpness(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """S_m against m on a logarithmic axis; bands are one standard error, over seeds where there are any, else over
+    groups.
+    """
+    return compare_m_sharpness({"": dataset}, ax)
+
+
+def compare_m_sharpness(datasets: Mapping[str, xr.Dataset], ax: Axes | None = None) -> Axes:
+    """S_m against m, a line for each method."""
+    with figures.axes(ax) as ax:
+        figures.compare(datasets, "sharpness", "sharpness_stderr", x="m", ax=ax)
+        ax.set_xscale("log", base=2)
+        sizes = sorted({int(size) for dataset in datasets.values() for size in dataset.m.values})
+        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.set_xlabel("examples in a group m")
+        ax.set_ylabel("m-sharpness $S_m$ [loss]")
+        if any(datasets):
+            figures.legend(ax)
+        return ax
