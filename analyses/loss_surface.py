@@ -132,9 +132,7 @@ def plot_loss_surface(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
 
 
 def compare_loss_surface(datasets: Mapping[str, xr.Dataset], ax: Axes | None = None) -> Axes:
-    """The rise L − L(θ) of several methods: lines, or in a plane the contours of common levels, the flatter the
-    wider.
-    """
+    """The rise L − L(θ) of several methods: lines, or in a plane contours of common levels (the flatter, the wider)."""
     with figures.axes(ax) as ax:
         rises = {
             method: (dataset["loss"] - dataset.center).to_dataset(name="rise") for method, dataset in datasets.items()

@@ -1,5 +1,4 @@
-r"""m-sharpness: how far the loss of m examples can be raised by moving the parameters a distance ρ, averaged over
-groups.
+r"""m-sharpness: how far the loss of m examples can be raised within a distance ρ, averaged over groups.
 
     S_m(ρ) = mean over disjoint groups M of m examples of  max_{‖T⁻¹ε‖₂ ≤ ρ} L_M(θ + ε) − L_M(θ)
 
@@ -165,9 +164,7 @@ def _ascend(
 
 @m_sharpness.figure
 def plot_m_sharpness(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """S_m against m on a logarithmic axis; bands are one standard error, over seeds where there are any, else over
-    groups.
-    """
+    """S_m against m; bands are one standard error, over seeds where there are any, else over groups."""
     return compare_m_sharpness({"": dataset}, ax)
 
 

@@ -1,0 +1,119 @@
+r"""The curvature of the loss along given directions, dᵀ H d / ‖d‖²: one Hessian product each.
+
+Along a random direction its mean is tr H / n. MSAM's argument (Becker et al. 2024, appendix A.1) asks that the
+curvature along the momentum exceed that; both are here with their uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import xarray as xr
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from analyses import figures
+from analyses.hessian_spectrum import CURVATURE
+from analyses.registry import analysis
+from landscape.directions import like, random_unit, unit
+from landscape.objective import Objective
+
+
+def curvature(A: Any, directions: Tensor) -> Tensor:
+    """dᵀAd/‖d‖² for each column d of `directions` (n, k): (k,). NaN for a column of zeros. Cost: k products."""
+    return (directions * (A @ directions)).sum(0) / (directions**2).sum(0)
+
+
+@analysis(cost="1 gradient, 1 Hessian product per direction", reference="Becker, Altrock and Risse (2024), Fig. A.8")
+def curvature_along(
+    objective: Objective,
+    *,
+    directions: Sequence[str] | None = None,
+    momentum: Tensor | None = None,
+    samples: int = 10,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""The curvature d̂ᵀ H d̂ along the gradient, the momentum and random unit directions.
+
+    `directions` among `gradient`, `momentum` and `random`; by default all three, momentum only where there is one that
+    is not zero (the attribute `left_out` says so). `random` is the mean over `samples` directions uniform on the
+    sphere, an estimate of tr H / n, with the standard error over them; the other two are exact, with standard error
+    zero.
+
+    Returns `curvature` and `curvature_stderr` (direction) and `sample_curvature` (sample) of the random ones. BatchNorm
+    is in the objective's mode; weight decay is not included. Cost: one Hessian product for each direction and sample.
+
+    Raises ValueError for an unknown direction, a momentum that is asked for and missing, zero or of another size than
+    θ, fewer than one sample, and a gradient that is zero.
+    """
+    if momentum is not None:
+        momentum = like(objective.theta, momentum, "momentum")
+    moving = momentum is not None and bool(momentum.any())
+    chosen = (
+        (("gradient", "momentum", "random") if moving else ("gradient", "random")) if directions is None else directions
+    )
+    unknown = [name for name in chosen if name not in ("gradient", "momentum", "random")]
+    if unknown or samples < 1:
+        raise ValueError(
+            "expected directions among gradient, momentum, random and at least 1 sample; "
+            f"got {', '.join(unknown) or 'known directions'} and {samples}"
+        )
+    if "momentum" in chosen and not moving:
+        state = "there is none" if momentum is None else "it is zero"
+        raise ValueError(f"directions: 'momentum' was asked for, but {state}; pass momentum=, or leave it out")
+
+    hessian = objective.hessian()
+    generator = torch.Generator().manual_seed(seed)
+    mean, stderr = {}, {}
+    drawn = torch.empty(0)
+    for name in chosen:
+        if name == "random":
+            vectors = (random_unit(generator, objective.theta) for _ in range(samples))
+            drawn = torch.cat([curvature(hessian, vector[:, None]) for vector in vectors]).double().cpu()
+            mean[name] = float(drawn.mean())
+            stderr[name] = float(drawn.std()) / samples**0.5 if samples > 1 else float("nan")
+        else:
+            direction = unit(objective.gradient() if name == "gradient" else momentum, name)  # type: ignore[arg-type]
+            mean[name], stderr[name] = float(curvature(hessian, direction[:, None])), 0.0
+    described = {"units": CURVATURE, "long_name": "curvature along the direction"}
+    dataset = xr.Dataset(
+        {
+            "curvature": ("direction", list(mean.values()), described),
+            "curvature_stderr": ("direction", list(stderr.values()), {**described, "long_name": "standard error"}),
+            "sample_curvature": (
+                "sample",
+                drawn.numpy(),
+                {**described, "long_name": "curvature along each random direction"},
+            ),
+        },
+        coords={"direction": list(mean)},
+    )
+    if not moving:
+        dataset.attrs["left_out"] = "momentum: there is none" if momentum is None else "momentum: it is zero"
+    return dataset
+
+
+@curvature_along.figure
+def plot_curvature_along(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """The curvature along each direction: a line over `step` where there is one, else a marker with its error bar."""
+    with figures.axes(ax) as ax:
+        along = {str(name): dataset.sel(direction=name) for name in dataset.direction.values}
+        figures.compare(along, "curvature", "curvature_stderr", x="step", ax=ax)
+        ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        ax.set_ylabel(f"curvature [{CURVATURE}]")
+        figures.legend(ax)
+        return ax
+
+
+def compare_curvature_along(
+    datasets: Mapping[str, xr.Dataset], ax: Axes | None = None, *, direction: str = "momentum"
+) -> Axes:
+    """The curvature along one direction: a line for each method over `step`, or a marker where there is one step."""
+    with figures.axes(ax) as ax:
+        figures.compare(datasets, "curvature", "curvature_stderr", x="step", ax=ax, direction=direction)
+        ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        ax.set_ylabel(f"curvature along {direction} [{CURVATURE}]")
+        figures.legend(ax)
+        return ax
