@@ -11,6 +11,7 @@ scored tokens, is given by `count(inputs, targets) -> int`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,7 +37,14 @@ class Batches(Sequence[Any]):
     """
 
     def __init__(
-        self, batches: Iterable[Any], *, count: Count | None, device: torch.device, dtype: torch.dtype | None
+        self,
+        batches: Iterable[Any],
+        *,
+        count: Count | None,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        micro_batch: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if not isinstance(batches, Iterable):
             raise TypeError(f"expected an iterable of (inputs, targets) batches, got {type(batches).__name__}")
@@ -47,32 +55,48 @@ class Batches(Sequence[Any]):
             )
         self.source = batches
         self._count, self._device, self._dtype = count, device, dtype
+        self._micro_batch, self._share = micro_batch, share
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """Examples of each batch, from one walk."""
         counts = tuple(batch.examples for batch in self.walk())
+        if not counts and self._share != (0, 1):
+            raise ValueError(
+                f"expected a batch for each of {self._share[1]} processes, got fewer; make smaller ones (micro_batch=)"
+            )
         if not counts:
             raise ValueError("expected at least one batch, got none; is the data set empty or the loader exhausted?")
         return counts
 
     def walk(self) -> Iterator[Batch]:
-        """The batches in order, moved to the device and, where they are floating point, cast to the dtype."""
-        for position, batch in enumerate(self.source):
-            if isinstance(batch, Mapping):
-                placed = self._place(batch)
-                inputs, targets = placed, placed
-            elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) == 2:
-                inputs, targets = self._place(batch[0]), self._place(batch[1])
-            else:
-                raise TypeError(
-                    f"batch {position}: expected (inputs, targets) or a mapping, got {type(batch).__name__}"
-                    + (f" of length {len(batch)}" if isinstance(batch, Sequence) else "")
-                )
-            examples = (self._count or _rows)(inputs, targets)
-            if examples < 1:
-                raise ValueError(f"batch {position}: expected at least one example, got {examples}")
-            yield Batch(inputs, targets, examples)
+        """The batches of this process in order, on the device and, where they are floating point, in the dtype."""
+        rank, processes = self._share
+        pieces = (piece for position, batch in enumerate(self.source) for piece in self._pieces(position, batch))
+        for inputs, targets in itertools.islice(pieces, rank, None, processes):
+            inputs, targets = self._place(inputs), self._place(targets)
+            yield Batch(inputs, targets, (self._count or _rows)(inputs, targets))
+
+    def _pieces(self, position: int, batch: Any) -> Iterator[tuple[Any, Any]]:
+        """The parts, of `micro_batch` rows, that a batch is worked on in."""
+        if isinstance(batch, Mapping):
+            inputs, targets = batch, batch
+        elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) == 2:
+            inputs, targets = batch
+        else:
+            raise TypeError(
+                f"batch {position}: expected (inputs, targets) or a mapping, got {type(batch).__name__}"
+                + (f" of length {len(batch)}" if isinstance(batch, Sequence) else "")
+            )
+        rows = _rows(inputs, targets)
+        if rows < 1:
+            raise ValueError(f"batch {position}: expected at least one example, got {rows}")
+        if self._micro_batch is None or rows <= self._micro_batch:
+            yield inputs, targets
+            return
+        for start in range(0, rows, self._micro_batch):
+            part = slice(start, start + self._micro_batch)
+            yield _part(inputs, part, rows), _part(targets, part, rows)
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -95,17 +119,22 @@ class Batches(Sequence[Any]):
         return value
 
 
-def call(model: Callable[..., Any], inputs: Any) -> Any:
-    """`model(**inputs)`, `model(*inputs)` or `model(inputs)`, by the kind of `inputs`."""
-    args, kwargs = arguments(inputs)
-    return model(*args, **kwargs)
-
-
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments that `inputs` stands for."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, tuple) else ((inputs,), {})
+
+
+def _part(value: Any, part: slice, rows: int) -> Any:
+    """The rows `part` of every tensor that has `rows` rows."""
+    if isinstance(value, Tensor):
+        return value[part] if value.ndim and value.shape[0] == rows else value
+    if isinstance(value, Mapping):
+        return {key: _part(entry, part, rows) for key, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_part(entry, part, rows) for entry in value)
+    return value
 
 
 def _rows(inputs: Any, targets: Any) -> int:

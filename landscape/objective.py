@@ -20,15 +20,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from landscape.batches import Batch, Batches, Count, arguments
-from landscape.operators import LinearOperator
-from landscape.parameters import ParameterSpace
+from landscape.curvature_operator import CurvatureOperator
+from landscape.determinism import refuse_random_modules, require_deterministic
+from landscape.gauss_newton import (
+    Likelihood,
+    empirical_fisher_operator,
+    fisher_operator,
+    gauss_newton_operator,
+)
+from landscape.hessian_products import HessianWay, hessian_operator
+from landscape.parameters import ParameterSpace, Selection
 
 Mode = Literal["eval", "unchanged"]
+LossFunction = Callable[[Any, Any], Tensor]
 
 
 class Objective:
@@ -43,6 +53,11 @@ class Objective:
     the model itself, at its parameters of the moment. `mode="unchanged"` leaves each module in the mode the model is in
     instead of eval mode; modules that then make the loss random or change their own state are refused.
 
+    `micro_batch` splits every batch into parts of so many rows, to fit memory: the same mean, if rows are independent
+    of each other. `autocast` runs the model in that dtype, with sums and θ in their own. `data_parallel`: each process
+    of the initialised `torch.distributed` group passes the same batches and works on its share of them, with one
+    all-reduce per value, gradient or product; all processes must then ask the same questions.
+
     Raises `TypeError` for one-shot iterators, `ValueError` for empty data, a loss that is no scalar, θ of the wrong
     shape.
     """
@@ -50,16 +65,20 @@ class Objective:
     def __init__(
         self,
         model: nn.Module,
-        loss_fn: Callable[[Any, Any], Tensor],
+        loss_fn: LossFunction,
         batches: Iterable[Any],
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         mode: Mode = "eval",
         count: Count | None = None,
+        micro_batch: int | None = None,
+        autocast: torch.dtype | None = None,
+        data_parallel: bool = False,
     ) -> None:
         if mode not in ("eval", "unchanged"):
             raise ValueError(f'expected mode="eval" or "unchanged", got {mode!r}')
+        model = _unwrapped(model)
         space = ParameterSpace.of(model)
         here = next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
         self.device = here if device is None else torch.empty(0, device=device).device
@@ -67,20 +86,48 @@ class Objective:
             model = copy.deepcopy(model).to(device=self.device, dtype=dtype)
             space = ParameterSpace.of(model)
         self.model, self.loss_fn, self.space = model, loss_fn, space
-        self._mode, self._count, self._dtype = mode, count, dtype
-        self.batches = Batches(batches, count=count, device=self.device, dtype=dtype)
+        self._mode, self._count, self._dtype, self.autocast = mode, count, dtype, autocast
+        self._micro_batch, self._distributed = micro_batch, data_parallel
+        self._take(batches)
         self._parent: Objective | None = None
-        self._examples_forward = self._examples_gradient = self._examples_hessian = 0
+        self._deterministic = False
         if mode == "unchanged":
-            _refuse_random_modules(model)
+            refuse_random_modules(model)
 
     def on(self, batches: Iterable[Any]) -> Objective:
         """The same model, loss and options over other data; its work counts in this objective's counters too."""
         other = copy.copy(self)
-        other.batches = Batches(batches, count=self._count, device=self.device, dtype=self._dtype)
         other._parent = self
+        other._take(batches)
+        return other
+
+    def restricted(self, which: Selection) -> Objective:
+        """L as a function of some parameters, the others held at the model's: of a layer, say, or of the norm layers.
+
+        `which` selects as in `ParameterSpace.subspace`: names, prefixes, shell patterns, module types or a predicate.
+        Its work counts in this objective's counters too.
+        """
+        other = copy.copy(self)
+        other._parent = self
+        other.space = self.space.subspace(which)
         other._examples_forward = other._examples_gradient = other._examples_hessian = 0
         return other
+
+    def _take(self, batches: Iterable[Any]) -> None:
+        share = (distributed.get_rank(), distributed.get_world_size()) if self._distributed else (0, 1)
+        self.batches = Batches(
+            batches,
+            count=self._count,
+            device=self.device,
+            dtype=self._dtype,
+            micro_batch=self._micro_batch,
+            share=share,
+        )
+        self._examples_forward = self._examples_gradient = self._examples_hessian = 0
+        self._totals: tuple[int, int] | None = None
+        if self._distributed:  # now, by every process at once, and never again
+            totals = self.reduce(torch.tensor([self.local_examples, len(self.batches)], device=self.device))
+            self._totals = (int(totals[0]), int(totals[1]))
 
     # what it is over
 
@@ -96,7 +143,12 @@ class Objective:
 
     @property
     def examples(self) -> int:
-        """Examples in all batches together."""
+        """Examples in all batches together, those of all processes."""
+        return self._totals[0] if self._totals else self.local_examples
+
+    @property
+    def local_examples(self) -> int:
+        """Examples in the batches of this process."""
         return sum(self.batches.counts)
 
     @property
@@ -115,10 +167,12 @@ class Objective:
             "batch_norm": self._batch_norm(),
             "weight_decay": "not included",
             "examples": self.examples,
-            "batches": len(self.batches),
+            "batches": self._totals[1] if self._totals else len(self.batches),
             "parameters": self.size,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
+            "autocast": "off" if self.autocast is None else str(self.autocast).removeprefix("torch."),
+            "processes": distributed.get_world_size() if self._distributed else 1,
         }
 
     # what it costs: in passes over all the data, of this objective and those made from it by `on`
@@ -126,17 +180,17 @@ class Objective:
     @property
     def evaluations(self) -> float:
         """Forward passes made for loss values."""
-        return self._examples_forward / self.examples
+        return self._examples_forward / self.local_examples
 
     @property
     def gradient_evaluations(self) -> float:
         """Gradients computed, those inside curvature products not included."""
-        return self._examples_gradient / self.examples
+        return self._examples_gradient / self.local_examples
 
     @property
     def hessian_products(self) -> float:
         """Vectors multiplied by a curvature matrix (Hessian, Gauss–Newton or Fisher) of all the data."""
-        return self._examples_hessian / self.examples
+        return self._examples_hessian / self.local_examples
 
     def record(self, *, forward: int = 0, gradient: int = 0, hessian: int = 0) -> None:
         """Add work, in examples, to the counters here and in the objectives this one was made from."""
@@ -162,7 +216,7 @@ class Objective:
                 for row, parameters in enumerate(unflattened):
                     totals[row] += batch.examples * self.batch_loss(parameters, batch)
                 self.record(forward=batch.examples * len(unflattened))
-        values = (totals / self.examples).to(torch.promote_types(self.dtype, torch.float32))
+        values = (self.reduce(totals) / self.examples).to(torch.promote_types(self.dtype, torch.float32))
         if theta is None:
             _require_finite(values, self.loss_fn)
         return values if theta is not None and theta.ndim == 2 else values[0]
@@ -179,13 +233,54 @@ class Objective:
                 blocks = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
                 total += (batch.examples / self.examples) * self.space.flatten(blocks)
                 self.record(gradient=batch.examples)
+        total = self.reduce(total)
         if theta is None:
             _require_finite(total, self.loss_fn)
         return total
 
-    def hessian(self, theta: Tensor | None = None) -> LinearOperator:
-        """H = ∇²L(θ) as a symmetric operator (n, n). Cost of `H @ v`: one curvature product."""
-        return RecomputedHessian(self, self._point(theta)[0])
+    def hessian(
+        self, theta: Tensor | None = None, *, way: HessianWay = "auto", memory: int | None = None
+    ) -> CurvatureOperator:
+        """H = ∇²L(θ) as a symmetric operator (n, n), fixed at θ and at the batches as they are now.
+
+        `way`: how products are formed (`landscape.hessian_products`), by default the one that suits; the operator's own
+        `way` says which it was. `memory`: bytes it may keep for that. Cost: a gradient of the first batch now, and 1.1
+        to 4 gradients for `H @ v`. Raises `ValueError` where the loss is not deterministic, with the cure.
+        """
+        point = self._checked(theta)
+        return hessian_operator(self, point, way=way, memory=memory)
+
+    def ggn(self, theta: Tensor | None = None, *, memory: int | None = None) -> CurvatureOperator:
+        """The generalized Gauss–Newton matrix Σ_b (N_b/N) J_bᵀ (∇²ℓ_b) J_b at θ, ∇²ℓ in the model's outputs; (n, n),
+        PSD if ℓ is convex.
+
+        Cost and errors as `hessian`; a loss that is linear in the outputs (a model that returns its own loss) is a
+        `ValueError`.
+        """
+        return gauss_newton_operator(self, self._checked(theta), memory=memory)
+
+    def fisher(
+        self,
+        theta: Tensor | None = None,
+        *,
+        kind: Literal["true", "empirical"] = "true",
+        likelihood: Likelihood | None = None,
+        memory: int | None = None,
+    ) -> CurvatureOperator:
+        """The Fisher matrix at θ, (n, n), positive semi-definite.
+
+        `true`: E over examples and over labels drawn from the model; `likelihood` is "categorical" (softmax over
+        dimension 1 of the outputs), "gaussian" (unit variance), or a function of the outputs whose second derivative in
+        them is their Fisher matrix; by default it is read off the loss. `empirical`: the mean over examples of g gᵀ
+        with the data's own labels. Cost and errors as `hessian`; the empirical one needs a model that treats its rows
+        independently.
+        """
+        point = self._checked(theta)
+        if kind == "true":
+            return fisher_operator(self, point, likelihood, memory=memory)
+        if kind == "empirical":
+            return empirical_fisher_operator(self, point, memory=memory)
+        raise ValueError(f'expected kind="true" or "empirical", got {kind!r}')
 
     # the pieces curvature products are made of
 
@@ -198,7 +293,12 @@ class Objective:
         try:
             if self._mode == "eval":
                 self.model.eval()
-            with sdpa_kernel(SDPBackend.MATH):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                if any(isinstance(module, nn.RNNBase) for module, _ in modes):
+                    stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs are differentiable once
+                if self.autocast is not None:
+                    stack.enter_context(torch.autocast(self.device.type, self.autocast))
                 yield
         finally:
             for module, training in modes:
@@ -217,9 +317,28 @@ class Objective:
             raise ValueError(f'expected loss_fn to return a scalar tensor, got {got}; use reduction="mean"')
         return loss
 
+    def example_losses(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The loss of each example of a batch by itself, (N_b,): rows must be independent of each other."""
+
+        def one(inputs: Any, targets: Any) -> Tensor:
+            single = [pytree.tree_map(lambda tensor: tensor[None], part) for part in (inputs, targets)]
+            return self.batch_loss(parameters, Batch(single[0], single[1], 1))
+
+        try:
+            return torch.func.vmap(one)(batch.inputs, batch.targets)
+        except RuntimeError:  # an operation that vmap cannot vectorise
+            rows = [pytree.tree_map(lambda t, i=i: t[i], (batch.inputs, batch.targets)) for i in range(batch.examples)]
+            return torch.stack([one(*row) for row in rows])
+
     def leaves(self, point: Tensor) -> dict[str, Tensor]:
         """Parameters at θ = `point` as leaves to differentiate with respect to."""
         return {name: block.detach().requires_grad_() for name, block in self.space.unflatten(point).items()}
+
+    def reduce(self, total: Tensor) -> Tensor:
+        """The sum of `total` over all processes, in place."""
+        if self._distributed:
+            distributed.all_reduce(total)
+        return total
 
     def _point(self, theta: Tensor | None, *, rows: bool = False) -> Tensor:
         if theta is None:
@@ -232,6 +351,17 @@ class Objective:
             )
         return theta.detach().to(device=self.device, dtype=self.dtype).reshape(-1, self.size)
 
+    def _checked(self, theta: Tensor | None) -> Tensor:
+        """θ for a curvature operator, after one test a model that the loss is one function of it."""
+        point = self._point(theta)[0]
+        root = self
+        while root._parent is not None:
+            root = root._parent
+        if not root._deterministic or not isinstance(self.batches.source, list | tuple):
+            require_deterministic(self, point)
+            root._deterministic = True
+        return point
+
     def _batch_norm(self) -> str:
         layers = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if not layers:
@@ -241,41 +371,11 @@ class Objective:
         return "batch statistics" if batch_wise else "running statistics"
 
 
-class RecomputedHessian(LinearOperator):
-    """H @ v by two backward passes over a gradient graph that is built anew for each product and batch."""
-
-    def __init__(self, objective: Objective, theta: Tensor) -> None:
-        super().__init__(objective.size, objective.dtype, objective.device)
-        self._objective, self._theta = objective, theta
-
-    def _multiply(self, block: Tensor) -> Tensor:
-        objective = self._objective
-        product = torch.zeros_like(block)
-        vectors = [list(objective.space.unflatten(column).values()) for column in block.T]
-        with objective.running():
-            for batch in objective.batches.walk():
-                parameters = objective.leaves(self._theta)
-                leaves = list(parameters.values())
-                with torch.enable_grad():
-                    loss = objective.batch_loss(parameters, batch)
-                    gradient = torch.autograd.grad(
-                        loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True
-                    )
-                used = [i for i, g in enumerate(gradient) if g.requires_grad]
-                for column, vector in enumerate(vectors):
-                    if not used:
-                        continue
-                    second = torch.autograd.grad(
-                        [gradient[i] for i in used],
-                        leaves,
-                        [vector[i] for i in used],
-                        retain_graph=column + 1 < len(vectors),
-                        allow_unused=True,
-                        materialize_grads=True,
-                    )
-                    product[:, column] += (batch.examples / objective.examples) * objective.space.flatten(second)
-                objective.record(hessian=batch.examples * len(vectors))
-        return product
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel or torch.compile: compiled code has no second derivatives."""
+    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+    return model
 
 
 def _accumulator(device: torch.device) -> torch.dtype:
@@ -292,24 +392,3 @@ def _require_finite(values: Tensor, loss_fn: Callable[..., Any]) -> None:
 
 def _name(loss_fn: Callable[..., Any]) -> str:
     return repr(loss_fn) if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", repr(loss_fn))
-
-
-def _refuse_random_modules(model: nn.Module) -> None:
-    """Dropout and BatchNorm in training mode: L(θ) would be random, or each evaluation would change the running
-    statistics.
-    """
-    for name, module in model.named_modules():
-        if not module.training:
-            continue
-        where = f"{name or 'the model'} ({type(module).__name__})"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            raise ValueError(
-                f"{where} is in training mode: its statistics depend on the batch and every evaluation changes them; "
-                'use mode="eval" or put the layer in eval mode'
-            )
-        rate = getattr(module, "dropout", getattr(module, "p", 0.0))
-        kinds = (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention, nn.RReLU)
-        if isinstance(module, nn.RReLU) or (isinstance(module, kinds) and isinstance(rate, float) and rate > 0):
-            raise ValueError(
-                f'{where} is in training mode and makes the loss random; use mode="eval" or put the layer in eval mode'
-            )

@@ -6,10 +6,13 @@ r"""A symmetric matrix that is only ever multiplied by vectors, with one operato
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+DENSE = 20_000  # rows: 3.2 GB in float64
 
 
 class LinearOperator(abc.ABC):
@@ -31,12 +34,49 @@ class LinearOperator(abc.ABC):
         product = self._multiply(block if block.ndim == 2 else block[:, None])
         return product if vectors.ndim == 2 else product[:, 0]
 
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        """A + B, of operators of one shape."""
+        if other.shape != self.shape:
+            raise ValueError(f"expected an operator of shape {self.shape}, got {other.shape}")
+        return _Derived(self, lambda block: self._multiply(block) + (other @ block).to(block))
+
+    def __mul__(self, factor: float) -> LinearOperator:
+        """c A."""
+        return _Derived(self, lambda block: factor * self._multiply(block))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> LinearOperator:
+        """−A."""
+        return -1.0 * self
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        """A − B."""
+        return self + (-other)
+
+    def shifted(self, shift: float) -> LinearOperator:
+        """A + c I."""
+        return _Derived(self, lambda block: self._multiply(block) + shift * block)
+
+    def deflated(self, vectors: Tensor) -> LinearOperator:
+        """(I − Q Qᵀ) A (I − Q Qᵀ) for orthonormal columns Q (n, k): A with those eigenvectors' values set to zero."""
+        q = vectors.to(device=self.device, dtype=self.dtype)
+
+        def project(block: Tensor) -> Tensor:
+            return block - q @ (q.T @ block)
+
+        return _Derived(self, lambda block: project(self._multiply(project(block))))
+
     @abc.abstractmethod
     def _multiply(self, block: Tensor) -> Tensor:
         """A @ block for a block (n, k)."""
 
     def dense(self) -> Tensor:
-        """All n² entries, for n small enough to hold them. Cost: n products."""
+        """All n² entries, for n up to 20,000; larger ones raise `ValueError`. Cost: n products."""
+        if self.shape[0] > DENSE:
+            raise ValueError(
+                f"expected at most {DENSE} rows, got {self.shape[0]}; ask for eigenvalues or a trace instead"
+            )
         return self @ torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
 
     def to_scipy(self) -> Any:
@@ -49,3 +89,25 @@ class LinearOperator(abc.ABC):
 
         numpy_dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
         return ScipyLinearOperator(self.shape, matvec=multiply, matmat=multiply, dtype=numpy_dtype)
+
+
+class MatrixOperator(LinearOperator):
+    """A symmetric dense matrix (n, n) as an operator."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__(matrix.shape[0], matrix.dtype, matrix.device)
+        self._matrix = matrix
+
+    def _multiply(self, block: Tensor) -> Tensor:
+        return self._matrix @ block
+
+
+class _Derived(LinearOperator):
+    """What a function of blocks says, in the shape, dtype and device of another operator."""
+
+    def __init__(self, base: LinearOperator, multiply: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(base.shape[0], base.dtype, base.device)
+        self._function = multiply
+
+    def _multiply(self, block: Tensor) -> Tensor:
+        return self._function(block)

@@ -95,6 +95,18 @@ class ParameterSpace:
             blocks = tuple(block.to(dtype) for block, dtype in zip(blocks, self.dtypes, strict=True))
         return {name: block.view(shape) for name, shape, block in zip(self.names, self.shapes, blocks, strict=True)}
 
+    def unflatten_rows(self, vectors: Tensor) -> list[Tensor]:
+        """k vectors (k, n) as one block (k, *shape) a parameter, in the order of `names`."""
+        blocks = vectors.split(self.sizes, dim=1)
+        return [
+            block.reshape(-1, *shape).to(dtype)
+            for block, shape, dtype in zip(blocks, self.shapes, self.dtypes, strict=True)
+        ]
+
+    def flatten_rows(self, blocks: Iterable[Tensor]) -> Tensor:
+        """The inverse of `unflatten_rows`: (k, n) in the space's dtype."""
+        return torch.cat([block.reshape(block.shape[0], -1).to(self.dtype) for block in blocks], dim=1)
+
     def subspace(self, which: Selection) -> ParameterSpace:
         """The blocks that `which` selects.
 
