@@ -15,6 +15,9 @@ COMMANDS = {
     "analyze": "ask a question of a run's checkpoints",
     "figure": "draw saved analyses",
     "reproduce": "train, analyse, draw and report a whole study",
+    "verify": "read and check every file of a run",
+    "export": "write a run to one file, or weights for other software",
+    "import": "make a run from such a file",
     "info": "show a run, a checkpoint or an analysis at a glance",
     "list": "show what can be named: optimizers, analyses, models, data sets, studies",
 }

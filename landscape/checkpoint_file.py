@@ -13,6 +13,7 @@ bytes before it and the table behind it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +21,9 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from landscape.atomic_file import atomic_file
-from landscape.digest import USER_BLOCK, seal
 from landscape.guarded_hdf5 import Guarded, open_guarded
 from landscape.metric_series import Series, read_metrics, verify_metrics, write_metrics
+from landscape.sealed_file import new_sealed_file
 from landscape.tree_codec import Tree, read_tree, tensor_shapes, write_text, write_tree
 
 FORMAT = "landscape-toolkit checkpoint"
@@ -62,31 +62,54 @@ def write_checkpoint(
         ValueError: Something cannot be stored; names the place.
         OSError: The disk is full or the folder not writable; nothing is left behind.
     """
+    with new_sealed_file(path) as file:
+        write_contents(
+            file,
+            step=step,
+            parameters=parameters,
+            momentum=momentum,
+            buffers=buffers,
+            state=state,
+            metrics=metrics,
+            attributes=attributes,
+        )
+
+
+def write_contents(
+    file: h5py.Group,
+    *,
+    step: int,
+    parameters: Mapping[str, Tensor],
+    momentum: Mapping[str, Tensor] | None,
+    buffers: Mapping[str, Tensor],
+    state: Mapping[str, Tree],
+    metrics: Mapping[str, Series],
+    attributes: Mapping[str, Attribute],
+) -> None:
+    """Put the contents of a checkpoint into an empty group: a file, or a group of an archive. See `write_checkpoint`."""
     _check_names(parameters, momentum, state, attributes)
-    with atomic_file(path) as temporary:
-        # v108: files that HDF5 1.8 and later read. No fill values: every byte is written by us.
-        with h5py.File(temporary, "w", userblock_size=USER_BLOCK, libver=("v108", "v108"), locking=False) as file:
-            own: dict[str, Attribute] = {"format": FORMAT, "format_version": VERSION, "step": step}
-            _write_attributes(file, own | dict(attributes))
-            write_metrics(file, metrics)  # first, so that they lie together and are read without the weights
-            write_tree(file, "parameters", dict(parameters))
-            if momentum is not None:
-                write_tree(file, "momentum", dict(momentum))
-            write_tree(file, "buffers", dict(buffers))
-            for group, tree in state.items():
-                write_tree(file, group, tree)
-        seal(temporary)
+    own: dict[str, Attribute] = {"format": FORMAT, "format_version": VERSION, "step": step}
+    write_attributes(file, own | dict(attributes))
+    write_metrics(file, metrics)  # first, so that they lie together and are read without the weights
+    write_tree(file, "parameters", dict(parameters))
+    if momentum is not None:
+        write_tree(file, "momentum", dict(momentum))
+    write_tree(file, "buffers", dict(buffers))
+    for group, tree in state.items():
+        write_tree(file, group, tree)
 
 
-def read_checkpoint(path: str | Path) -> CheckpointContents:
+def read_checkpoint(path: str | Path, within: tuple[str, ...] = ()) -> CheckpointContents:
     """Open a checkpoint: reads its seal and attributes; the rest is read, and checked, when asked for.
+
+    `within` is the group that holds the checkpoint, where the file holds several.
 
     Raises:
         RefusedFile: Not a checkpoint of this toolkit, damaged, incomplete, or of a later version.
         FileNotFoundError: There is no such file.
     """
     path = Path(path)
-    with open_guarded(path) as file:
+    with open_guarded(path, within) as file:
         _check_format(file)
         attributes = _read_attributes(file)
         if type(attributes.get("step")) is not int:
@@ -96,7 +119,7 @@ def read_checkpoint(path: str | Path) -> CheckpointContents:
         missing = sorted(({"parameters", "buffers", "metrics"} - there) | (there ^ set(groups)))
         if missing:
             raise file.refuse(f"incomplete: /{missing[0]} or its layout is missing")
-    return CheckpointContents(path, attributes, groups)
+    return CheckpointContents(path, attributes, groups, within)
 
 
 def read_segment(path: str | Path) -> dict[str, Series]:
@@ -112,10 +135,16 @@ class CheckpointContents:
     Tensors and arrays are fresh at each access, on the CPU.
     """
 
-    def __init__(self, path: Path, attributes: dict[str, Attribute], groups: tuple[str, ...]) -> None:
+    def __init__(
+        self, path: Path, attributes: dict[str, Attribute], groups: tuple[str, ...], within: tuple[str, ...] = ()
+    ) -> None:
         self.path = path
         self.attributes = attributes
         self._groups = groups
+        self._within = within
+
+    def _open(self) -> AbstractContextManager[Guarded]:
+        return open_guarded(self.path, self._within)
 
     @property
     def step(self) -> int:
@@ -130,13 +159,13 @@ class CheckpointContents:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters by name, from the layout alone."""
-        with open_guarded(self.path) as file:
+        with self._open() as file:
             return tensor_shapes(file, "parameters")
 
     @property
     def parameters(self) -> dict[str, Tensor]:
         """Trainable weights by name."""
-        with open_guarded(self.path) as file:
+        with self._open() as file:
             return _tensors(file, "parameters")
 
     @property
@@ -144,31 +173,31 @@ class CheckpointContents:
         """First moment of the base by parameter name; None where there was none."""
         if "momentum" not in self._groups:
             return None
-        with open_guarded(self.path) as file:
+        with self._open() as file:
             return _tensors(file, "momentum")
 
     @property
     def buffers(self) -> dict[str, Tensor]:
         """Buffers by name."""
-        with open_guarded(self.path) as file:
+        with self._open() as file:
             return _tensors(file, "buffers")
 
     @property
     def metrics(self) -> dict[str, Series]:
         """Steps and values of each series since the previous checkpoint."""
-        with open_guarded(self.path) as file:
+        with self._open() as file:
             return read_metrics(file)
 
     def state(self, group: str) -> Tree:
         """The state tree of this name; KeyError with the names there are."""
         if group not in self.groups:
             raise KeyError(f"no state {group!r} in {self.path}; there is {', '.join(self.groups) or 'none'}")
-        with open_guarded(self.path) as file:
+        with self._open() as file:
             return read_tree(file, group)
 
     def verify(self) -> None:
         """Read everything; RefusedFile if any of it is not as it was written."""
-        with open_guarded(self.path) as file:
+        with self._open() as file:
             file.verify()
             parameters = _tensors(file, "parameters")
             if "momentum" in self._groups:
@@ -203,7 +232,8 @@ def _check_names(
             raise ValueError(f"attribute {name!r}: {', '.join(_OWN_ATTRIBUTES)} are written by the format itself")
 
 
-def _write_attributes(file: h5py.File, attributes: Mapping[str, Attribute]) -> None:
+def write_attributes(file: h5py.Group, attributes: Mapping[str, Attribute]) -> None:
+    """One string, number or truth value each; what HDF5 finds too long becomes a dataset in `/attributes`."""
     for name, value in attributes.items():
         if isinstance(value, str):
             data = value.encode()

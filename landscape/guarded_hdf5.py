@@ -31,7 +31,10 @@ class Request(NamedTuple):
 
 
 class Guarded:
-    """An open HDF5 file and the only ways to look into it. Paths are tuples of link names."""
+    """A group of an open HDF5 file, the whole of it by default, and the only ways to look into it.
+
+    Paths are tuples of link names, from that group on.
+    """
 
     def __init__(self, path: Path, file: h5py.File, sealed: SealedFile) -> None:
         self.path = path
@@ -44,6 +47,14 @@ class Guarded:
     def refuse(self, reason: str) -> RefusedFile:
         """The error to raise for this file."""
         return RefusedFile(self.path, reason)
+
+    def enter(self, within: tuple[str, ...]) -> Guarded:
+        """Look from the group of this path on."""
+        root = self._open(within)
+        if not isinstance(root, h5py.h5g.GroupID):
+            raise self.refuse(f"expected /{'/'.join(within)} to be a group")
+        self.root, self._groups = root, {(): root}
+        return self
 
     def verify(self) -> None:
         """Check every byte against the seal."""
@@ -182,8 +193,8 @@ class Guarded:
 
 
 @contextlib.contextmanager
-def open_guarded(path: str | Path) -> Iterator[Guarded]:
-    """Open a sealed file for reading, without locks, closed again at the end of the block.
+def open_guarded(path: str | Path, within: tuple[str, ...] = ()) -> Iterator[Guarded]:
+    """Open a sealed file, or the group `within` it, for reading, without locks; closed at the end of the block.
 
     Raises:
         RefusedFile: Not ours, damaged, incomplete, or of a structure that is never interpreted. Whatever the HDF5
@@ -193,7 +204,7 @@ def open_guarded(path: str | Path) -> Iterator[Guarded]:
     with SealedFile(path) as sealed:
         try:
             with h5py.File(sealed, "r") as file:
-                yield Guarded(path, file, sealed)
+                yield Guarded(path, file, sealed).enter(within)
         except RefusedFile:
             raise
         except Exception as error:

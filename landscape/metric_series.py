@@ -73,7 +73,7 @@ def join(segments: Iterable[Mapping[str, Series]]) -> dict[str, Series]:
     return joined
 
 
-def write_metrics(file: h5py.File, series: Mapping[str, Series]) -> None:
+def write_metrics(file: h5py.Group, series: Mapping[str, Series]) -> None:
     """Store the series under `/metrics`, their coordinates as dimension scales, who has which in `/layout/metrics`.
 
     The layout also says at which byte the numbers of each begin, so that `read_metrics` need not open every dataset:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from landscape.atomic_file import atomic_file
-from landscape.digest import USER_BLOCK, seal
 from landscape.guarded_hdf5 import open_guarded
 from landscape.metric_series import Series, read_metrics, write_metrics
+from landscape.sealed_file import new_sealed_file
 
 FORMAT = "landscape-toolkit metrics"
 VERSION = 1
@@ -19,12 +17,10 @@ VERSION = 1
 
 def write_metrics_file(path: Path, series: Mapping[str, Series]) -> None:
     """Write `series` to `path`, atomically."""
-    with atomic_file(path) as temporary:
-        with h5py.File(temporary, "w", userblock_size=USER_BLOCK, libver=("v108", "v108"), locking=False) as file:
-            file.attrs["format"] = np.bytes_(FORMAT)
-            file.attrs["format_version"] = VERSION
-            write_metrics(file, series)
-        seal(temporary)
+    with new_sealed_file(path) as file:
+        file.attrs["format"] = np.bytes_(FORMAT)
+        file.attrs["format_version"] = VERSION
+        write_metrics(file, series)
 
 
 def read_metrics_file(path: Path) -> dict[str, Series]:

@@ -137,7 +137,11 @@ class Run:
         Series recorded at other steps have a dimension of their own, `<first name>_step`, shared by those recorded
         together. Reads each file's segment once, a few kilobytes of it.
         """
-        return as_dataset(join(self._all_segments()))
+        return as_dataset(self.all_series())
+
+    def all_series(self) -> dict[str, Series]:
+        """All metrics of the run so far, by name: steps and values."""
+        return join(self._all_segments())
 
     def _all_segments(self) -> list[dict[str, Series]]:
         """Segments of the checkpoints there are and of those that were dropped, while files may come and go.

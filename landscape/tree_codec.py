@@ -35,7 +35,7 @@ _ARRAY_KINDS = "biuf"
 _LONGEST_NAME = 1000
 
 
-def write_tree(file: h5py.File, group: str, tree: Tree) -> None:
+def write_tree(file: h5py.Group, group: str, tree: Tree) -> None:
     """Store `tree` under `/<group>` and `/layout/<group>`.
 
     Raises:

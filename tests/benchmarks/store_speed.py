@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import torch
 
-from landscape import checkpoint_file, digest
+from landscape import digest, sealed_file
 from landscape.checkpoint_file import read_checkpoint, write_checkpoint
 
 
@@ -73,11 +73,11 @@ def write_store(path, weights):
 
 
 def write_store_unsealed(path, weights):
-    sealed, checkpoint_file.seal = checkpoint_file.seal, fsync
+    sealed, sealed_file.seal = sealed_file.seal, fsync
     try:
         write_store(path, weights)
     finally:
-        checkpoint_file.seal = sealed
+        sealed_file.seal = sealed
 
 
 def first_time(path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
-from landscape import checkpoint_file
+from landscape import checkpoint_file, sealed_file
 from landscape.checkpoint_file import read_checkpoint, write_checkpoint
 from landscape.refused_file import RefusedFile
 
@@ -141,7 +141,7 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_file, "seal", full)
+    monkeypatch.setattr(sealed_file, "seal", full)
     with pytest.raises(OSError, match="No space left"):
         written(path, step=1300)
     assert path.read_bytes() == before

@@ -1,0 +1,90 @@
+"""A whole run as one sealed HDF5 file, to share or to put away, and back into a folder.
+
+/checkpoints/step-00001200/…    each as in its own file, see checkpoint_file.py
+/metrics, /layout/metrics       all metrics of the run
+/analyses/<name>.h5             analysis files, byte for byte
+attributes                      format, format_version, experiment
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from landscape.atomic_file import atomic_file
+from landscape.checkpoint import parse_experiment
+from landscape.checkpoint_file import (
+    CheckpointContents,
+    read_checkpoint,
+    write_attributes,
+    write_checkpoint,
+    write_contents,
+)
+from landscape.guarded_hdf5 import open_guarded
+from landscape.metric_series import read_metrics, write_metrics
+from landscape.metrics_file import write_metrics_file
+from landscape.run import Run
+from landscape.sealed_file import new_sealed_file
+from landscape.tree_codec import Tree
+
+FORMAT = "landscape-toolkit archive"
+VERSION = 1
+
+
+def export_archive(run: Run, target: str | Path) -> None:
+    """Write all of `run` to the one file `target`; memory holds one checkpoint at a time."""
+    with new_sealed_file(target) as file:
+        experiment = run.experiment.to_toml()
+        write_attributes(file, {"format": FORMAT, "format_version": VERSION, "experiment": experiment})
+        write_metrics(file, run.all_series())
+        for step in run.steps:
+            path = run.checkpoint_path(step)
+            write_contents(file.create_group(f"checkpoints/{path.stem}"), **_contents(read_checkpoint(path)))
+        for analysis in sorted((run.path / "analyses").glob("*.h5")):
+            file[f"analyses/{analysis.name}"] = np.frombuffer(analysis.read_bytes(), np.uint8)
+
+
+def import_archive(source: str | Path, directory: str | Path) -> Run:
+    """The run in the archive `source`, written out in the new folder `directory`.
+
+    Raises:
+        RefusedFile: Not an archive, damaged or incomplete.
+        ValueError: The folder is not empty.
+    """
+    source, directory = Path(source), Path(directory)
+    with open_guarded(source) as file:
+        if (file.attribute("format"), file.attribute("format_version")) != (FORMAT, VERSION):
+            raise file.refuse(f"expected a {FORMAT}, version {VERSION}")
+        experiment = str(file.attributes().get("experiment") or file.text("attributes", "experiment"))
+        metrics = read_metrics(file)
+        steps = sorted(file.names("checkpoints")) if file.has("checkpoints") else []
+        names = file.names("analyses") if file.has("analyses") else []
+        analyses = {name: file.array("analyses", name, dtype=np.dtype(np.uint8)) for name in names}
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"{directory}: expected a new or an empty folder for the run in {source}")
+    run = Run.create(directory, parse_experiment(source, experiment))
+    with run.writing():
+        for name in steps:
+            contents = read_checkpoint(source, ("checkpoints", name))
+            write_checkpoint(run.checkpoint_path(contents.step), **_contents(contents))
+        (run.path / "metrics").mkdir(exist_ok=True)
+        write_metrics_file(run.path / "metrics" / f"to-{max(run.steps, default=0):08d}.h5", metrics)
+        for name, data in analyses.items():
+            with atomic_file(run.path / "analyses" / Path(name).name) as temporary:
+                temporary.write_bytes(data.tobytes())
+    return run
+
+
+def _contents(contents: CheckpointContents) -> dict[str, Tree]:
+    """The arguments of `write_checkpoint` that write the same again."""
+    own = ("format", "format_version", "step")
+    return {
+        "step": contents.step,
+        "parameters": contents.parameters,
+        "momentum": contents.momentum,
+        "buffers": contents.buffers,
+        "state": {group: contents.state(group) for group in contents.groups},
+        "metrics": contents.metrics,
+        "attributes": {name: value for name, value in contents.attributes.items() if name not in own},
+    }

@@ -1,0 +1,31 @@
+"""`landscape export RUN TARGET`: a run as one file, or a checkpoint's weights for other software."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from landscape.commands.parser import command_parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write TARGET, in the format its ending names."""
+    parser = command_parser(
+        "export",
+        "Write a run to one HDF5 file (.h5), or the weights of one checkpoint to .safetensors, .pt or .pth.",
+    )
+    parser.add_argument("run", help="The run's folder.")
+    parser.add_argument("target", help="The file to write.")
+    parser.add_argument("--step", default="last", help="Which checkpoint's weights: last, first or a step.")
+    chosen = parser.parse_args(list(arguments))
+
+    from landscape.archive import export_archive
+    from landscape.exchange import export_weights
+    from landscape.run import Run
+
+    run, target = Run.open(chosen.run), Path(chosen.target)
+    if target.suffix == ".h5":
+        export_archive(run, target)
+    else:
+        export_weights(run.checkpoint(int(chosen.step) if chosen.step.isdecimal() else chosen.step), target)
+    print(f"{target}: {target.stat().st_size} bytes")

@@ -1,0 +1,36 @@
+"""`landscape import SOURCE DIRECTORY`: a run from one file, or somebody's weights as a run of one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile
+
+from landscape.commands.parser import command_parser, named_recipes
+from landscape.experiment import Experiment
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make the run in DIRECTORY."""
+    parser = command_parser(
+        "import",
+        "Make a run from an archive (.h5, by `landscape export`), or from weights (.safetensors, .pt, .pth) and the "
+        "experiment whose model they fit, given as for `landscape train`.",
+    )
+    parser.add_argument("source", help="The file to read.")
+    parser.add_argument("directory", help="The run's folder; made where it does not exist.")
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
+    parser.add_class_arguments(Experiment, as_group=False)
+    chosen = parser.parse_args(named_recipes(arguments, "experiments")).as_dict()
+    source, directory = Path(chosen.pop("source")), chosen.pop("directory")
+    chosen.pop("config")
+
+    from landscape.archive import import_archive
+    from landscape.exchange import import_weights
+
+    if source.suffix == ".h5":
+        run = import_archive(source, directory)
+    else:
+        run = import_weights(source, directory, Experiment(**chosen))
+    print(f"{run.path}: {len(run.steps)} checkpoints")

@@ -1,0 +1,71 @@
+"""Everything in a run's folder, read in full and checked: does each file say what it should, and is anything missing?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from landscape.atomic_file import TEMPORARY
+from landscape.metrics_file import read_metrics_file
+from landscape.run import Run
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file and what is wrong with it; None is nothing."""
+
+    path: Path
+    problem: str | None
+
+
+def verify(run: Run) -> list[Finding]:
+    """One finding for each file of `run`, and one for the run itself.
+
+    Checkpoints and metrics are checked byte by byte against their seals and then against their layouts; analyses, which
+    have no seal and can be computed again, are read completely. Leftovers of a writer that died are named.
+    """
+    files = sorted(file for file in run.path.rglob("*") if file.is_file() and not file.name.startswith(".writer"))
+    findings = [Finding(file, _problem(run, file)) for file in tqdm(files, desc="verify", unit="file", delay=2)]
+    return [*findings, Finding(run.path, None if any(f.problem for f in findings) else _gap(run))]
+
+
+def _problem(run: Run, file: Path) -> str | None:
+    try:
+        return next(_problems(run, file), None)
+    except Exception as error:  # whatever a damaged file raises is what is wrong with it
+        return str(getattr(error, "reason", error))
+
+
+def _problems(run: Run, file: Path) -> Iterator[str]:
+    if file.name.startswith(TEMPORARY):
+        yield "left by a writer that died; the next training of this run deletes it"
+    elif file.parent.name == "checkpoints":
+        step = int(file.stem.removeprefix("step-"))
+        checkpoint = run.checkpoint(step)
+        checkpoint.verify()
+        if checkpoint.experiment != run.experiment:
+            yield "belongs to another experiment than the run"
+    elif file.parent.name == "metrics":
+        read_metrics_file(file)
+    elif file.parent.name == "analyses" and file.suffix == ".h5":
+        with h5py.File(file, "r", locking=False) as opened:
+            opened.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
+    elif file.name == "experiment.toml":
+        _ = run.experiment
+
+
+def _gap(run: Run) -> str | None:
+    """Steps without metrics before the last checkpoint: a checkpoint that held them was deleted by hand."""
+    if not run.steps:
+        return None
+    metrics = run.metrics
+    have = metrics["step"].values if "step" in metrics.coords else np.empty(0, np.int64)
+    if have.size < 2 or have[1] != have[0] + 1:  # nothing is recorded at every step
+        return None
+    missing = np.setdiff1d(np.arange(have[0], have[-1]), have)
+    return f"metrics of steps {missing[0]} to {missing[-1]} are missing" if missing.size else None
