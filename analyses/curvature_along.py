@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from analyses import figures
+from analyses.curvature_matrix import Matrix, curvature_matrix
 from analyses.hessian_spectrum import CURVATURE
 from analyses.registry import analysis
 from landscape.directions import like, random_unit, unit
@@ -30,6 +31,7 @@ def curvature(A: Any, directions: Tensor) -> Tensor:
 def curvature_along(
     objective: Objective,
     *,
+    matrix: Matrix = "hessian",
     directions: Sequence[str] | None = None,
     momentum: Tensor | None = None,
     samples: int = 10,
@@ -37,6 +39,7 @@ def curvature_along(
 ) -> xr.Dataset:
     r"""The curvature d̂ᵀ H d̂ along the gradient, the momentum and random unit directions.
 
+    H is the Hessian, or by `matrix` the generalized Gauss–Newton (`ggn`) or true Fisher matrix (`fisher`).
     `directions` among `gradient`, `momentum` and `random`; by default all three, momentum only where there is one that
     is not zero (the attribute `left_out` says so). `random` is the mean over `samples` directions uniform on the
     sphere, an estimate of tr H / n, with the standard error over them; the other two are exact, with standard error
@@ -64,19 +67,19 @@ def curvature_along(
         state = "there is none" if momentum is None else "it is zero"
         raise ValueError(f"directions: 'momentum' was asked for, but {state}; pass momentum=, or leave it out")
 
-    hessian = objective.hessian()
+    operator = curvature_matrix(objective, matrix)
     generator = torch.Generator().manual_seed(seed)
     mean, stderr = {}, {}
     drawn = torch.empty(0)
     for name in chosen:
         if name == "random":
             vectors = (random_unit(generator, objective.theta) for _ in range(samples))
-            drawn = torch.cat([curvature(hessian, vector[:, None]) for vector in vectors]).double().cpu()
+            drawn = torch.cat([curvature(operator, vector[:, None]) for vector in vectors]).cpu().double()
             mean[name] = float(drawn.mean())
             stderr[name] = float(drawn.std()) / samples**0.5 if samples > 1 else float("nan")
         else:
             direction = unit(objective.gradient() if name == "gradient" else momentum, name)  # type: ignore[arg-type]
-            mean[name], stderr[name] = float(curvature(hessian, direction[:, None])), 0.0
+            mean[name], stderr[name] = float(curvature(operator, direction[:, None])), 0.0
     described = {"units": CURVATURE, "long_name": "curvature along the direction"}
     dataset = xr.Dataset(
         {

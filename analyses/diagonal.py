@@ -18,10 +18,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from analyses import figures
+from analyses.curvature_matrix import Matrix, curvature_matrix
 from analyses.hessian_spectrum import CURVATURE
-from analyses.probe_vectors import rademacher
+from analyses.probe_vectors import rademacher, working_dtype
 from analyses.registry import analysis
-from analyses.trace_estimate import LEAST_SAMPLES, Stop, check_square, require_finite
+from analyses.trace_estimate import LEAST_SAMPLES, Stop, check_square, progress, require_finite
 from landscape.objective import Objective
 
 
@@ -59,25 +60,26 @@ def estimate_diagonal(
     if sum(sizes) != n:
         raise ValueError(f"sizes: expected block sizes that add up to n = {n}; got a sum of {sum(sizes)}")
     generator = generator or torch.Generator().manual_seed(0)
-    mean = squares = torch.zeros(n, dtype=torch.promote_types(getattr(A, "dtype", torch.float32), torch.float32))
-    mean = squares = mean.to(getattr(A, "device", "cpu"))
+    mean = squares = torch.zeros(n, dtype=working_dtype(A), device=getattr(A, "device", "cpu"))
     sums: list[Tensor] = []
     converged = False
-    for count in range(1, max_products + 1):
-        z = rademacher(A, 1, generator)[:, 0]
-        sample = z * (A @ z)
-        # Welford's update: no cancellation of large squares.
-        change = sample - mean
-        mean = mean + change / count
-        squares = squares + change * (sample - mean)
-        sums.append(torch.stack([block.sum() for block in sample.double().split(sizes)]))
-        if count >= LEAST_SAMPLES and count % 8 == 0:  # one look from the host every eight products
-            error = (squares.sum() / (count - 1) / count).sqrt()
-            converged = stop.met(float(torch.linalg.vector_norm(mean)), float(error))
-            if converged:
-                break
+    with progress("diagonal", max_products) as bar:
+        for count in range(1, max_products + 1):
+            z = rademacher(A, 1, generator)[:, 0]
+            sample = z * (A @ z)
+            bar.update()
+            # Welford's update: no cancellation of large squares.
+            change = sample - mean
+            mean = mean + change / count
+            squares = squares + change * (sample - mean)
+            sums.append(torch.stack([block.sum() for block in sample.split(sizes)]))
+            if count >= LEAST_SAMPLES and count % 8 == 0:  # one look from the host every eight products
+                error = (squares.sum() / (count - 1) / count).sqrt()
+                converged = stop.met(float(torch.linalg.vector_norm(mean)), float(error))
+                if converged:
+                    break
     require_finite(mean)
-    stacked = torch.stack(sums)
+    stacked = torch.stack(sums).cpu().double()
     unknown = torch.full_like(mean, torch.nan)
     return DiagonalEstimate(
         diagonal=mean,
@@ -90,9 +92,12 @@ def estimate_diagonal(
 
 
 @analysis(cost="a Hessian product per sample, 32 to max_products", reference="Bekas, Kokiopoulou and Saad (2007)")
-def diagonal(objective: Objective, *, rtol: float = 0.1, max_products: int = 200, seed: int = 0) -> xr.Dataset:
-    r"""The diagonal ∂²L/∂θ_i² of the Hessian, and its sum over each parameter tensor, with standard errors.
+def diagonal(
+    objective: Objective, *, matrix: Matrix = "hessian", rtol: float = 0.1, max_products: int = 200, seed: int = 0
+) -> xr.Dataset:
+    r"""The diagonal of a curvature matrix, and its sum over each parameter tensor, with standard errors.
 
+    `matrix`: the Hessian (∂²L/∂θ_i²), the generalized Gauss–Newton (`ggn`) or the true Fisher matrix (`fisher`).
     Sampling stops when the standard errors together are at most `rtol` of the diagonal (both in the L2 norm), or after
     `max_products` Hessian products; `converged` says which. Returns `diagonal` (coordinate), in the order of the flat
     θ, and by parameter tensor `block_trace` and `block_mean` (block), each with `…_stderr`.
@@ -101,7 +106,7 @@ def diagonal(objective: Objective, *, rtol: float = 0.1, max_products: int = 200
     """
     space = objective.space
     found = estimate_diagonal(
-        objective.hessian(),
+        curvature_matrix(objective, matrix),
         sizes=space.sizes,
         rtol=rtol,
         max_products=max_products,
@@ -109,18 +114,19 @@ def diagonal(objective: Objective, *, rtol: float = 0.1, max_products: int = 200
     )
     size = np.asarray(space.sizes, dtype=float)
     dataset = xr.Dataset(
-        coords={"block": list(space.names)}, attrs={"converged": found.converged, "products": found.products}
+        coords={"block": list(space.names)},
+        attrs={"matrix": matrix, "converged": found.converged, "products": found.products},
     )
     variables = {
-        "diagonal": ("coordinate", found.diagonal, found.stderr, 1.0, "second derivative ∂²L/∂θᵢ²"),
+        "diagonal": ("coordinate", found.diagonal, found.stderr, 1.0, "diagonal entry"),
         "block_trace": ("block", found.blocks, found.block_stderr, 1.0, "trace of the block"),
-        "block_mean": ("block", found.blocks, found.block_stderr, size, "mean second derivative"),
+        "block_mean": ("block", found.blocks, found.block_stderr, size, "mean diagonal entry"),
     }
     for name, (dim, value, stderr, divisor, long_name) in variables.items():
         described = {"units": CURVATURE, "long_name": long_name}
-        dataset[name] = (dim, value.double().cpu().numpy() / divisor, described)
+        dataset[name] = (dim, value.cpu().double().numpy() / divisor, described)
         described = {"units": CURVATURE, "long_name": f"standard error of the {long_name}"}
-        dataset[f"{name}_stderr"] = (dim, stderr.double().cpu().numpy() / divisor, described)
+        dataset[f"{name}_stderr"] = (dim, stderr.cpu().double().numpy() / divisor, described)
     return dataset
 
 

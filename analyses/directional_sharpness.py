@@ -93,7 +93,7 @@ def directional_sharpness(
     for name in directions:
         samples_of_name, lengths_of_name = [], []
         for part, direction in _directions(name, objective, momentum, samples, seed):
-            losses = displaced_loss(part, offsets[:, None], direction[None]).double().cpu()
+            losses = displaced_loss(part, offsets[:, None], direction[None]).cpu().double()
             samples_of_name.append((losses[1:] - losses[0]).numpy())
             loss = float(losses[0]) if part is objective else loss
             lengths_of_name.append(float(torch.linalg.vector_norm(direction)))

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from torch import Tensor
+from tqdm import tqdm
 
 from analyses import figures, over_batches
 from analyses.registry import analysis
@@ -91,7 +92,7 @@ def gradient_similarity(
         gradient_average = like(theta, gradient_average, "gradient_average")
 
     cosines, norms, angles, outside = [], [], [], []
-    for batch in chosen:
+    for batch in tqdm(chosen, desc="gradient similarity", unit=" batches", delay=2, disable=None):
         part = objective.on([batch])
         gradient = part.gradient()
         sam = part.gradient(theta + rho_sam * unit(gradient, "the gradient of a batch"))

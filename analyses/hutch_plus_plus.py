@@ -23,6 +23,7 @@ from analyses.trace_estimate import (
     TraceEstimate,
     check_square,
     mean_and_stderr,
+    progress,
     require_finite,
     root,
 )
@@ -62,25 +63,29 @@ def hutch_plus_plus(
     Q = torch.linalg.qr(image).Q
     AQ = A @ Q
     require_finite(AQ)
-    exact = float((Q * AQ).double().sum())
-    exact_squares = float((AQ.double() ** 2).sum())  # ‖A‖_F² = ‖AQ‖_F² + ‖AP‖_F², AQ and AP orthogonal
+    exact = float((Q * AQ).sum(0).cpu().double().sum())
+    exact_squares = float((AQ**2).sum(0).cpu().double().sum())  # ‖A‖_F² = ‖AQ‖_F² + ‖AP‖_F², AQ and AP orthogonal
     quadratic, squares = [], []
     history: list[tuple[int, float, float]] = []
     products, samples = 2 * sketch, 0
-    while products < max_products:
-        g = rademacher(A, min(block, max_products - products), generator)
-        g = g - Q @ (Q.T @ g)
-        g = g - Q @ (Q.T @ g)  # "twice is enough"
-        product = A @ g
-        require_finite(product)
-        quadratic.append((g * product).sum(0))
-        squares.append((product**2).sum(0))
-        samples += g.shape[1]
-        products += g.shape[1]
-        rest, stderr = mean_and_stderr(torch.cat(quadratic))
-        history.append((products, exact + rest, stderr))
-        if samples >= LEAST_SAMPLES and stop.met(exact + rest, stderr):
-            break
+    with progress("trace", max_products) as bar:
+        bar.update(products)
+        while products < max_products:
+            g = rademacher(A, min(block, max_products - products), generator)
+            g = g - Q @ (Q.T @ g)
+            g = g - Q @ (Q.T @ g)  # "twice is enough"
+            product = A @ g
+            require_finite(product)
+            quadratic.append((g * product).sum(0))
+            squares.append((product**2).sum(0))
+            samples += g.shape[1]
+            products += g.shape[1]
+            rest, stderr = mean_and_stderr(torch.cat(quadratic))
+            history.append((products, exact + rest, stderr))
+            bar.update(g.shape[1])
+            bar.set_postfix_str(f"{exact + rest:.4g} ± {stderr:.2g}", refresh=False)
+            if samples >= LEAST_SAMPLES and stop.met(exact + rest, stderr):
+                break
     rest_squares, squares_stderr = mean_and_stderr(torch.cat(squares))
     frobenius, frobenius_stderr = root(exact_squares + rest_squares, squares_stderr)
     return TraceEstimate(

@@ -21,6 +21,7 @@ from analyses.trace_estimate import (
     TraceEstimate,
     check_square,
     mean_and_stderr,
+    progress,
     require_finite,
     root,
 )
@@ -50,17 +51,20 @@ def hutchinson(
     quadratic, squares = [], []
     history: list[tuple[int, float, float]] = []
     products = 0
-    while products < max_products:
-        z = rademacher(A, min(block, max_products - products), generator)
-        product = A @ z
-        require_finite(product)
-        quadratic.append((z * product).sum(0))
-        squares.append((product**2).sum(0))
-        products += z.shape[1]
-        mean, stderr = mean_and_stderr(torch.cat(quadratic))
-        history.append((products, mean, stderr))
-        if products >= LEAST_SAMPLES and stop.met(mean, stderr):
-            break
+    with progress("trace", max_products) as bar:
+        while products < max_products:
+            z = rademacher(A, min(block, max_products - products), generator)
+            product = A @ z
+            require_finite(product)
+            quadratic.append((z * product).sum(0))
+            squares.append((product**2).sum(0))
+            products += z.shape[1]
+            mean, stderr = mean_and_stderr(torch.cat(quadratic))
+            history.append((products, mean, stderr))
+            bar.update(z.shape[1])
+            bar.set_postfix_str(f"{mean:.4g} ± {stderr:.2g}", refresh=False)
+            if products >= LEAST_SAMPLES and stop.met(mean, stderr):
+                break
     frobenius, frobenius_stderr = root(*mean_and_stderr(torch.cat(squares)))
     return TraceEstimate(
         trace=mean,

@@ -64,7 +64,7 @@ def loss_surface(
     axes = [torch.from_numpy(grid)] * len(directions)
     # the first axis varies fastest: it is the horizontal one
     coefficients = torch.cartesian_prod(*axes).reshape(-1, len(directions)).flip(1)
-    losses = displaced_loss(objective, coefficients, basis).double().cpu().numpy()
+    losses = displaced_loss(objective, coefficients, basis).cpu().double().numpy()
     names = ("b", "a")[-len(directions) :]
     unit_of = {kind: "‖Δθ_f‖/‖θ_f‖" if kind == "filter_normalized" else "‖Δθ‖₂" for kind in KINDS}
     coords = {

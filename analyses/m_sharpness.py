@@ -38,7 +38,7 @@ GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def m_sharpness(
     objective: Objective,
     *,
-    m: Sequence[int] = (1, 4, 16, 64),
+    m: Sequence[int] | None = None,
     rho: float = 0.05,
     steps: int = 1,
     adaptive: bool = False,
@@ -46,10 +46,11 @@ def m_sharpness(
 ) -> xr.Dataset:
     r"""S_m(ρ), the mean over disjoint groups of m examples of the largest rise of the group's loss within a distance ρ.
 
-    The examples are put in a random order drawn from `seed`, then cut into groups of m; what is left over does not
-    count (`groups` · m examples do). Returns `sharpness` (m,), its standard deviation and standard error over groups,
-    and `groups`. `steps` of projected ascent approach the maximum: one is SAM's perturbation. `adaptive` measures ε
-    relative to |θ|, entry by entry (ρ is then relative too, and of the order of 1). In units of the loss.
+    `m`: group sizes, by default 1, 4, 16 and 64 as far as there are examples. The examples are put in a random order
+    drawn from `seed`, then cut into groups of m; what is left over does not count (`groups` · m examples do). Returns
+    `sharpness` (m,), its standard deviation and standard error over groups, and `groups`. `steps` of projected ascent
+    approach the maximum: one is SAM's perturbation. `adaptive` measures ε relative to |θ|, entry by entry (ρ is then
+    relative too, and of the order of 1). In units of the loss.
 
     Groups are computed together by `torch.func.vmap` where the model allows it, else one by one (attribute
     `vectorized`). BatchNorm is in the objective's mode; the batches' inputs and targets must be tensors. Cost for each
@@ -62,6 +63,7 @@ def m_sharpness(
         raise ValueError(f"expected at least 1 step and a positive, finite rho; got {steps} and {rho}")
     inputs, targets = _examples(objective, seed)
     total = len(targets)
+    m = [size for size in (1, 4, 16, 64) if size <= total] if m is None else m
     for size in m:
         if not 1 <= size <= total:
             raise ValueError(f"m: expected group sizes between 1 and the number of examples, {total}; got {size}")
@@ -73,7 +75,7 @@ def m_sharpness(
         groups = [part[: count * size].unflatten(0, (count, size)) for part in (inputs, targets)]
         rise, together = _largest_rises(objective, groups[0], groups[1], theta, scale, rho, steps)
         vectorized &= together
-        rises.append(rise.double().cpu().numpy())
+        rises.append(rise.cpu().double().numpy())
     deviation = np.array([rise.std(ddof=1) if len(rise) > 1 else np.nan for rise in rises])
     counts = np.array([len(rise) for rise in rises])
     units = {"units": "loss"}
@@ -99,6 +101,8 @@ def m_sharpness(
 
 def _examples(objective: Objective, seed: int) -> tuple[Tensor, Tensor]:
     """All inputs and all targets in a random order."""
+    if objective.local_examples != objective.examples:
+        raise ValueError("m_sharpness regroups all examples; expected an objective without data_parallel")
     batches = list(objective.batches.walk())
     if not all(isinstance(part, Tensor) for batch in batches for part in (batch.inputs, batch.targets)):
         raise TypeError("m_sharpness regroups examples: expected batches of (tensor of inputs, tensor of targets)")

@@ -26,7 +26,7 @@ def add(dataset: xr.Dataset, name: str, values: Sequence[Tensor], *dims: str, un
     `values` holds one tensor of dims `dims` for each batch. All move to the host together, here. The standard error
     over a single batch is unknown: NaN.
     """
-    stacked = torch.stack(list(values)).double().cpu().numpy()
+    stacked = torch.stack(list(values)).cpu().double().numpy()
     deviation = stacked.std(0, ddof=1) if len(stacked) > 1 else np.full(stacked.shape[1:], np.nan)
     attributes = {"units": units, "long_name": long_name}
     dataset[name] = (("batch", *dims), stacked, attributes)

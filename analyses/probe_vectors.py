@@ -20,6 +20,10 @@ def gaussian(A: Any, count: int, generator: torch.Generator) -> Tensor:
     return _place(torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64), A)
 
 
+def working_dtype(A: Any) -> torch.dtype:
+    """The dtype of A's vectors, float32 at the least."""
+    return torch.promote_types(getattr(A, "dtype", torch.float32), torch.float32)
+
+
 def _place(drawn: Tensor, A: Any) -> Tensor:
-    dtype = torch.promote_types(getattr(A, "dtype", torch.float32), torch.float32)
-    return drawn.to(device=getattr(A, "device", "cpu"), dtype=dtype)
+    return drawn.to(device=getattr(A, "device", "cpu"), dtype=working_dtype(A))

@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from tqdm import tqdm
 
 from analyses import figures, over_batches
 from analyses.registry import analysis
@@ -46,7 +47,7 @@ def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8) -> xr.Data
     chosen = over_batches.first_batches(objective, batches)
     theta = objective.theta
     rows = []
-    for batch in chosen:
+    for batch in tqdm(chosen, desc="psf", unit=" batches", delay=2, disable=None):
         part = objective.on([batch])
         gradient = part.gradient()
         direction = unit(gradient, "the gradient of a batch")

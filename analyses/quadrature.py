@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from analyses.krylov_basis import KrylovBasis
 from analyses.krylov_decomposition import KrylovDecomposition
-from analyses.probe_vectors import gaussian
+from analyses.probe_vectors import gaussian, working_dtype
 from analyses.trace_estimate import check_square
 
 
@@ -73,14 +73,16 @@ def lanczos_quadrature(
         )
     generator = generator or torch.Generator().manual_seed(0)
     steps = min(steps, n - taken)
-    vectors = gaussian(A, probes, generator)
-    basis = KrylovBasis(n, taken + steps + 1, dtype=vectors.dtype, storage=vectors.dtype, device=vectors.device)
+    dtype = working_dtype(A)
+    basis = KrylovBasis(
+        n, taken + steps + 1, dtype=dtype, storage=dtype, device=torch.device(getattr(A, "device", "cpu"))
+    )
     if known is not None:
         basis.rows[:taken] = known.T
     nodes, weights = np.empty((probes, steps)), np.empty((probes, steps))
     for probe in tqdm(range(probes), desc="quadrature", unit=" probes", delay=2, disable=None):
         space = KrylovDecomposition(A, basis, locked=taken, generator=generator)
-        space.begin(vectors[:, probe, None])
+        space.begin(gaussian(A, 1, generator))
         for _ in range(steps):
             space.extend()
             space.settle(behind=1)

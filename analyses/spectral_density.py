@@ -16,6 +16,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from analyses import figures
+from analyses.curvature_matrix import TITLES, Matrix, curvature_matrix
 from analyses.hessian_spectrum import CURVATURE
 from analyses.lanczos import lanczos
 from analyses.quadrature import Quadrature, lanczos_quadrature, mean_and_stderr
@@ -30,6 +31,7 @@ from landscape.objective import Objective
 def spectral_density(
     objective: Objective,
     *,
+    matrix: Matrix = "hessian",
     probes: int = 10,
     steps: int = 64,
     outliers: int = 10,
@@ -39,7 +41,9 @@ def spectral_density(
     alpha: Sequence[float] = (0.01, 0.1, 1.0),
     seed: int = 0,
 ) -> xr.Dataset:
-    r"""The density of the Hessian's eigenvalues with error bars, and what sums over the spectrum say.
+    r"""The density of a curvature matrix's eigenvalues with error bars, and what sums over the spectrum say.
+
+    `matrix`: the Hessian, the generalized Gauss–Newton (`ggn`) or the true Fisher matrix (`fisher`).
 
     - `density` (eigenvalue) φ(t) of all eigenvalues but the `outliers` ones of largest magnitude, as a fraction of all
       n per unit of curvature, each broadened by a Gaussian of standard deviation `width` (default: the narrowest that
@@ -62,15 +66,15 @@ def spectral_density(
         raise ValueError(f"width: expected a positive standard deviation; got {width}")
     if not 0 <= outliers < objective.size:
         raise ValueError(f"outliers: expected 0 to n − 1 = {objective.size - 1}; got {outliers}")
-    hessian = objective.hessian()
+    operator = curvature_matrix(objective, matrix)
     generator = torch.Generator().manual_seed(seed)
     values, bounds, known, products = np.empty(0), np.empty(0), None, 0
     if outliers:
         # An eigenvector's error enters its complement's eigenvalues squared: 1e-3 is 1e-6 of the outlier there.
-        found = lanczos(hessian, outliers, which="LM", tol=1e-3, generator=generator)
+        found = lanczos(operator, outliers, which="LM", tol=1e-3, generator=generator)
         values, bounds, known = found.values.numpy(), found.error_bounds.numpy(), found.vectors
         products = found.matvecs
-    quadrature = lanczos_quadrature(hessian, probes=probes, steps=steps, known=known, generator=generator)
+    quadrature = lanczos_quadrature(operator, probes=probes, steps=steps, known=known, generator=generator)
     width = quadrature.resolution if width is None else width
     width = width or float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(quadrature.nodes).max()))  # one eigenvalue
     low, high = interval or (quadrature.nodes.min() - 4 * width, quadrature.nodes.max() + 4 * width)
@@ -84,6 +88,7 @@ def spectral_density(
             "alpha": ("alpha", np.asarray(alpha, dtype=float), {"units": CURVATURE, "long_name": "α"}),
         },
         attrs={
+            "matrix": matrix,
             "width": width,
             "products": products + quadrature.products,
             "outliers_converged": bool(known is None or found.converged),
@@ -92,11 +97,13 @@ def spectral_density(
     described = {"units": CURVATURE, "long_name": "eigenvalue of large magnitude"}
     dataset["outlier"] = ("index", values, described)
     dataset["outlier_bound"] = ("index", bounds, {**described, "long_name": "bound on the eigenvalue's error"})
-    _add_sums(dataset, quadrature, values, width, objective.size)
+    _add_sums(dataset, quadrature, values, width, objective.size, matrix)
     return dataset
 
 
-def _add_sums(dataset: xr.Dataset, quadrature: Quadrature, outliers: np.ndarray, width: float, n: int) -> None:
+def _add_sums(
+    dataset: xr.Dataset, quadrature: Quadrature, outliers: np.ndarray, width: float, n: int, matrix: Matrix
+) -> None:
     grid, alpha = dataset.eigenvalue.values, dataset.alpha.values
 
     def broadened(nodes: np.ndarray) -> np.ndarray:
@@ -119,7 +126,7 @@ def _add_sums(dataset: xr.Dataset, quadrature: Quadrature, outliers: np.ndarray,
     ]
     density = np.concatenate([curve.samples(broadened) for curve in curves]) / n
     add("density", ("eigenvalue",), density, "‖θ‖₂²/loss", "density φ(λ)")
-    add("trace", (), quadrature.samples(lambda x: x) + outliers.sum(), CURVATURE, "trace of the Hessian")
+    add("trace", (), quadrature.samples(lambda x: x) + outliers.sum(), CURVATURE, f"trace of the {TITLES[matrix]}")
     counted = quadrature.samples(dimension) + dimension(outliers).sum(0)
     add("effective_dimension", ("alpha",), counted, "1", "effective dimension Σ λ₊/(λ₊ + α)")
 
@@ -143,14 +150,19 @@ def plot_spectral_density(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
 
 
 def compare_spectral_density(datasets: Mapping[str, xr.Dataset], ax: Axes | None = None) -> Axes:
-    """Densities and outliers of several methods, one colour each; bands are one standard error over probes."""
+    """Densities and outliers of several methods, one colour each; bands are one standard error.
+
+    Runs over a dimension `seed` need one `interval`, so that their densities stand on the same points.
+    """
     with figures.axes(ax) as ax:
         foot = ax.get_xaxis_transform()
         for row, (method, dataset) in enumerate(datasets.items()):
-            line = figures.band(ax, dataset.eigenvalue, dataset.density, dataset.density_stderr, method, marker="none")
+            density, error = figures.over_seeds(dataset, "density", "density_stderr")
+            line = figures.band(ax, dataset.eigenvalue, density, error, method, marker="none")
+            outliers = dataset.outlier.values.ravel()
             ax.plot(
-                dataset.outlier,
-                np.full(dataset.sizes["index"], 0.04 + 0.05 * row),
+                outliers,
+                np.full(len(outliers), 0.04 + 0.05 * row),
                 transform=foot,
                 linestyle="none",
                 marker="^",

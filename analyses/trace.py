@@ -1,4 +1,4 @@
-r"""The trace of the Hessian, n times its mean eigenvalue, and its Frobenius norm, with standard errors."""
+r"""The trace of the Hessian or a relative of it, n times its mean eigenvalue, and its Frobenius norm."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from analyses import figures
+from analyses.curvature_matrix import TITLES, Matrix, curvature_matrix
 from analyses.hessian_spectrum import CURVATURE
 from analyses.hutch_plus_plus import hutch_plus_plus
 from analyses.hutchinson import hutchinson
@@ -43,17 +44,19 @@ def estimate_trace(A: Any, method: Method = "hutchinson", **options: Any) -> Tra
 def trace(
     objective: Objective,
     *,
+    matrix: Matrix = "hessian",
     method: Method = "hutchinson",
     rtol: float = 0.05,
     atol: float = 0.0,
     max_products: int = 500,
     seed: int = 0,
 ) -> xr.Dataset:
-    r"""The trace Σλ of the Hessian and its Frobenius norm √(Σλ²), each with its standard error.
+    r"""The trace Σλ of a curvature matrix and its Frobenius norm √(Σλ²), each with its standard error.
 
-    Sampling stops when the *standard error* of the trace is at most max(`atol`, `rtol`·|trace|), or after
-    `max_products` Hessian products; `converged` says which. Methods: `hutchinson`, to be preferred on flat spectra;
-    `hutch++` and `xtrace`, which take the large eigenvalues out first and gain where few of them carry the trace.
+    `matrix`: the Hessian, the generalized Gauss–Newton (`ggn`) or the true Fisher matrix (`fisher`). Sampling stops
+    when the *standard error* of the trace is at most max(`atol`, `rtol`·|trace|), or after `max_products` Hessian
+    products; `converged` says which. Methods: `hutchinson`, to be preferred on flat spectra; `hutch++` and `xtrace`,
+    which take the large eigenvalues out first and gain where few of them carry the trace.
 
     Returns `trace`, `frobenius` and `mean_eigenvalue` with `…_stderr`, and the course of the estimate: `running`,
     `running_stderr` (products). The probes are drawn from `seed`. BatchNorm is in the objective's mode; weight decay is
@@ -62,7 +65,7 @@ def trace(
     Raises ValueError for an unknown method or a tolerance or budget that makes no sense.
     """
     found = estimate_trace(
-        objective.hessian(),
+        curvature_matrix(objective, matrix),
         method,
         rtol=rtol,
         atol=atol,
@@ -72,13 +75,13 @@ def trace(
     n = objective.size
     products, running, errors = zip(*found.history, strict=True)
     scalars = {
-        "trace": (found.trace, found.stderr, "trace of the Hessian"),
-        "frobenius": (found.frobenius, found.frobenius_stderr, "Frobenius norm of the Hessian"),
-        "mean_eigenvalue": (found.trace / n, found.stderr / n, "mean eigenvalue of the Hessian"),
+        "trace": (found.trace, found.stderr, f"trace of the {TITLES[matrix]}"),
+        "frobenius": (found.frobenius, found.frobenius_stderr, f"Frobenius norm of the {TITLES[matrix]}"),
+        "mean_eigenvalue": (found.trace / n, found.stderr / n, f"mean eigenvalue of the {TITLES[matrix]}"),
     }
     dataset = xr.Dataset(
         coords={"products": ("products", list(products), {"units": "1", "long_name": "Hessian products"})},
-        attrs={"samples": found.samples, "converged": found.converged, "method": method},
+        attrs={"samples": found.samples, "converged": found.converged, "matrix": matrix, "method": method},
     )
     for name, (value, stderr, long_name) in scalars.items():
         dataset[name] = ((), value, {"units": CURVATURE, "long_name": long_name})
@@ -102,7 +105,8 @@ def plot_trace(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
             figures.band(ax, mean.step, mean, error)
             ax.set_xlabel("training step")
         else:
-            figures.band(ax, dataset["products"], dataset.running, dataset.running_stderr)
+            mean, error = figures.over_seeds(dataset, "running", "running_stderr")
+            figures.band(ax, dataset["products"], mean, error)
             ax.set_xlabel("Hessian products")
         ax.set_ylabel(figures.label(dataset.trace))
         return ax

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 LEAST_SAMPLES = 32
 
@@ -55,10 +57,15 @@ class Stop:
 
 def mean_and_stderr(samples: Tensor) -> tuple[float, float]:
     """Mean of `samples` (N,) and its standard error, in float64 on the host; NaN for the error of a single sample."""
-    values = samples.double().cpu()
+    values = samples.cpu().double()
     if len(values) < 2:
         return float(values.mean()), math.nan
     return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+
+
+def progress(description: str, total: int) -> tqdm[NoReturn]:
+    """A bar over Hessian products, shown where they take more than two seconds."""
+    return tqdm(total=total, desc=description, unit=" products", delay=2, disable=None)
 
 
 def root(square: float, stderr: float) -> tuple[float, float]:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from analyses.probe_vectors import gaussian
-from analyses.trace_estimate import Stop, TraceEstimate, check_square, mean_and_stderr, require_finite, root
+from analyses.trace_estimate import Stop, TraceEstimate, check_square, mean_and_stderr, progress, require_finite, root
 
 LEAST_COLUMNS = 32  # fewer give a standard error that is itself too uncertain to stop on
 
@@ -59,22 +59,25 @@ def xtrace(
     tests = images = Q = AQ = gaussian(A, 0, generator)
     history: list[tuple[int, float, float]] = []
     most = min(max_products // 2, n)
-    while True:
-        fresh = gaussian(A, min(block, most - tests.shape[1]), generator)
-        image = A @ fresh
-        require_finite(image)
-        tests, images = torch.cat([tests, fresh], 1), torch.cat([images, image], 1)
-        directions = _orthonormal(image, Q)
-        Q, AQ = torch.cat([Q, directions], 1), torch.cat([AQ, A @ directions], 1)
-        require_finite(AQ)
-        trace, stderr, exact = _estimate(tests, images, Q, AQ)
-        products = 2 * tests.shape[1]
-        history.append((products, trace, stderr))
-        enough = tests.shape[1] >= min(LEAST_COLUMNS, most)
-        if exact or (enough and stop.met(trace, stderr)) or tests.shape[1] == most:
-            break
+    with progress("trace", 2 * most) as bar:
+        while True:
+            fresh = gaussian(A, min(block, most - tests.shape[1]), generator)
+            image = A @ fresh
+            require_finite(image)
+            tests, images = torch.cat([tests, fresh], 1), torch.cat([images, image], 1)
+            directions = _orthonormal(image, Q)
+            Q, AQ = torch.cat([Q, directions], 1), torch.cat([AQ, A @ directions], 1)
+            require_finite(AQ)
+            trace, stderr, exact = _estimate(tests, images, Q, AQ)
+            products = 2 * tests.shape[1]
+            history.append((products, trace, stderr))
+            bar.update(2 * fresh.shape[1])
+            bar.set_postfix_str(f"{trace:.4g} ± {stderr:.2g}", refresh=False)
+            enough = tests.shape[1] >= min(LEAST_COLUMNS, most)
+            if exact or (enough and stop.met(trace, stderr)) or tests.shape[1] == most:
+                break
     # ‖A‖_F is that of AQ where Q spans the range; elsewhere E ‖Aω‖² = ‖A‖_F².
-    squares = ((AQ.double() ** 2).sum().item(), 0.0) if exact else mean_and_stderr((images**2).sum(0))
+    squares = (float((AQ**2).sum(0).cpu().double().sum()), 0.0) if exact else mean_and_stderr((images**2).sum(0))
     frobenius, frobenius_stderr = root(*squares)
     return TraceEstimate(
         trace=trace,
@@ -97,14 +100,14 @@ def _orthonormal(image: Tensor, Q: Tensor) -> Tensor:
 
 def _estimate(tests: Tensor, images: Tensor, Q: Tensor, AQ: Tensor) -> tuple[float, float, bool]:
     """The mean of the t_i, its standard error, and whether Q spans the range of A, so that tr(QᵀAQ) is the trace."""
-    R, H, W = ((Q.T @ block).double().cpu() for block in (images, AQ, tests))
+    R, H, W = ((Q.T @ block).cpu().double() for block in (images, AQ, tests))
     n, k = tests.shape
     sizes, epsilon = R.diagonal().abs(), torch.finfo(tests.dtype).eps
     if k >= n or bool(sizes.min() <= 10 * epsilon * sizes.max()):
         return float(H.trace()), epsilon * math.sqrt(n) * float(torch.linalg.matrix_norm(H)), True
     S = torch.linalg.solve_triangular(R.triu().T, torch.eye(k, dtype=torch.float64), upper=False)
     S = S / torch.linalg.vector_norm(S, dim=0)
-    lengths = (tests**2).sum(0).double().cpu()
+    lengths = (tests**2).sum(0).cpu().double()
     one_out, two_out = leave_out(R, H, W, S, lengths, n)
     change = (one_out[:, None] - two_out).fill_diagonal_(0)
     spread = float(one_out.var()) / k

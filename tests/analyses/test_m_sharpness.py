@@ -92,6 +92,10 @@ def test_a_model_that_vmap_does_not_know_gives_the_same_numbers_one_by_one() -> 
     assert [f.attrs["vectorized"] for f in found] == [1, 0]
 
 
+def test_by_default_groups_grow_as_far_as_there_are_examples() -> None:
+    assert list(m_sharpness(regression()[0]).m.values) == [1, 4, 16]
+
+
 def test_cost_is_counted_and_the_model_is_left_as_it_was() -> None:
     objective = classifier()
     before = objective.theta

@@ -43,7 +43,8 @@ def test_all_nodes_give_the_dense_quadratic_form() -> None:
     matrix = with_eigenvalues(outliers(30))
     values, vectors = torch.linalg.eigh(matrix)
     found = lanczos_quadrature(matrix, probes=3, steps=99, generator=seeded(2))
-    z = gaussian(matrix, 3, seeded(2))
+    generator = seeded(2)
+    z = torch.cat([gaussian(matrix, 1, generator) for _ in range(3)], 1)
     weights = ((vectors.T @ z) / z.norm(dim=0)).square().T.numpy()
     np.testing.assert_allclose(found.nodes, np.tile(values, (3, 1)), atol=1e-10)
     np.testing.assert_allclose(found.weights, weights, atol=1e-10)
@@ -144,6 +145,20 @@ def test_without_outliers_and_with_a_single_probe() -> None:
     assert np.isnan(found.density_stderr).all()
     assert np.isfinite(found.density).all()
     np.testing.assert_array_equal(found.eigenvalue, np.linspace(-2, 2, 11))
+
+
+def test_the_gauss_newton_matrix_has_no_negative_share_and_float32_will_do() -> None:
+    objective = classifier(torch.float32)
+    values = np.linalg.eigvalsh(objective.ggn().dense().double().numpy()).clip(0)
+    found = spectral_density(objective, matrix="ggn", probes=12, steps=24, outliers=5)
+    assert float(found.negative_share) < 1e-3
+    assert float(found.outlier.max()) == pytest.approx(values.max(), rel=1e-4)
+    assert abs(float(found.trace) - values.sum()) < 4 * float(found.trace_stderr)
+    row = found.sel(alpha=0.01)
+    dimension = (values / (values + 0.01)).sum()
+    assert (
+        abs(float(row.effective_dimension) - dimension) < 4 * float(row.effective_dimension_stderr) + 0.01 * dimension
+    )
 
 
 def test_products_are_counted() -> None:

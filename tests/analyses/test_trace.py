@@ -160,3 +160,15 @@ def test_the_pictures_show_the_dataset() -> None:
     ax = compare_trace({"SGD": found, "SAM": found})
     assert [text.get_text() for text in ax.get_xticklabels()] == ["SGD", "SAM"]
     plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("matrix", ["ggn", "fisher"])
+def test_of_the_other_curvature_matrices(matrix: str) -> None:
+    """Cross-entropy of a softmax: Gauss–Newton and Fisher are one matrix, positive semi-definite."""
+    objective = classifier()
+    dense = objective.ggn().dense()
+    found = trace(objective, matrix=matrix, method="hutch++", rtol=0.0, max_products=120)
+    assert abs(float(found.trace) - float(dense.trace())) < 4 * float(found.trace_stderr)
+    assert found.attrs["matrix"] == matrix
+    with pytest.raises(ValueError, match="matrix: expected one of hessian, ggn, fisher; got 'kfac'"):
+        trace(objective, matrix="kfac")
