@@ -1,7 +1,7 @@
 r"""Other programs' answers to "the k eigenvalues of this Hessian", as second opinions behind the same result.
 
-Each returns what it found; the residuals are then measured here, by one product of our own operator a pair, since
-neither program reports them.
+Each returns the vectors it found and the products it made; what the vectors are worth is then measured by one product
+of our own operator a pair (`analyses.lanczos.measured`), since neither program reports residuals.
 """
 
 from __future__ import annotations
@@ -10,18 +10,25 @@ import copy
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analyses.lanczos import Eigenpairs, measured
 from analyses.spectrum_end import SpectrumEnd, Which
 from landscape.objective import Objective
 
 
-class _Counted:
+class Found(NamedTuple):
+    """What another program found, in how many products, and why it stopped."""
+
+    vectors: Tensor  # (n, k)
+    products: int
+    message: str
+
+
+class Counted:
     """A function that counts its calls."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -29,11 +36,12 @@ class _Counted:
         functools.update_wrapper(self, function)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call the function, and count."""
         self.calls += 1
         return self.function(*arguments, **options)
 
 
-def eigsh(operator: Any, k: int, *, which: Which, tol: float, max_basis: int | None, seed: int) -> Eigenpairs:
+def eigsh(operator: Any, k: int, *, which: Which, tol: float, max_basis: int | None, seed: int) -> Found:
     """`scipy.sparse.linalg.eigsh` (ARPACK): each vector travels to the host; it stops no earlier than its basis is
     full.
     """
@@ -41,7 +49,7 @@ def eigsh(operator: Any, k: int, *, which: Which, tol: float, max_basis: int | N
     from scipy.sparse.linalg import eigsh as arpack
 
     ours = operator.to_scipy()
-    multiply = _Counted(ours.matvec)
+    multiply = Counted(ours.matvec)
     counting = LinearOperator(ours.shape, matvec=multiply, dtype=ours.dtype)
     start = np.random.default_rng(seed).standard_normal(ours.shape[0]).astype(ours.dtype)
     message = "ARPACK's own test was met"
@@ -51,10 +59,10 @@ def eigsh(operator: Any, k: int, *, which: Which, tol: float, max_basis: int | N
         values, vectors, message = failure.eigenvalues, failure.eigenvectors, str(failure)
     order = SpectrumEnd(k, which, tol, 0.0).order(values)
     vectors = torch.as_tensor(vectors[:, order].copy(), dtype=operator.dtype, device=operator.device)
-    return measured(operator, vectors, which, tol, multiply.calls, message)
+    return Found(vectors, multiply.calls, message)
 
 
-def pyhessian(objective: Objective, operator: Any, k: int, *, tol: float, seed: int) -> Eigenpairs:
+def pyhessian(objective: Objective, k: int, *, tol: float, seed: int) -> Found:
     """PyHessian 0.1: power iteration with deflation, for the eigenvalues of largest magnitude.
 
     It stops on the change of its estimate, not on a residual, and so usually misses `tol`: the residuals say by how
@@ -73,12 +81,12 @@ def pyhessian(objective: Objective, operator: Any, k: int, *, tol: float, seed: 
     model.zero_grad(set_to_none=True)
     data: dict[str, Any] = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
     original = peer.hessian_vector_product
-    single = peer.hessian_vector_product = _Counted(original)
+    single = peer.hessian_vector_product = Counted(original)
     try:
         with torch.random.fork_rng(), objective.running():
             torch.manual_seed(seed)
             program = peer.hessian(model, objective.loss_fn, cuda=objective.device.type == "cuda", **data)
-            several = program.dataloader_hv_product = _Counted(program.dataloader_hv_product)
+            several = program.dataloader_hv_product = Counted(program.dataloader_hv_product)
             _, vectors = program.eigenvalues(tol=tol, top_n=k)
     except AssertionError as failure:
         raise RuntimeError(
@@ -88,4 +96,4 @@ def pyhessian(objective: Objective, operator: Any, k: int, *, tol: float, seed: 
     finally:
         peer.hessian_vector_product = original
     columns = torch.stack([objective.space.flatten(blocks) for blocks in vectors], dim=1)
-    return measured(operator, columns, "LM", tol, single.calls + several.calls, "PyHessian's own test was met")
+    return Found(columns, single.calls + several.calls, "PyHessian's own test was met")

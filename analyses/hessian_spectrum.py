@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analyses import eigenvalue_backends, figures
-from analyses.lanczos import Eigenpairs, lanczos
+from analyses.lanczos import Eigenpairs, lanczos, measured
 from analyses.registry import analysis
 from analyses.spectrum_end import Which
 from landscape.objective import Objective
@@ -56,13 +56,15 @@ def top_eigenvalues(
             hessian, k, which=which, tol=tol, max_basis=max_basis, multiplicity=multiplicity, generator=generator
         )
     elif backend == "scipy":
-        found = eigenvalue_backends.eigsh(hessian, k, which=which, tol=tol, max_basis=max_basis, seed=seed)
+        other = eigenvalue_backends.eigsh(hessian, k, which=which, tol=tol, max_basis=max_basis, seed=seed)
+        found = measured(hessian, other.vectors, which, tol, other.products, other.message)
     elif backend == "pyhessian":
         if which != "LM":
             raise ValueError(
                 f'backend="pyhessian" finds the largest magnitudes only: expected which="LM", got {which!r}'
             )
-        found = eigenvalue_backends.pyhessian(objective, hessian, k, tol=tol, seed=seed)
+        other = eigenvalue_backends.pyhessian(objective, k, tol=tol, seed=seed)
+        found = measured(hessian, other.vectors, which, tol, other.products, other.message)
     else:
         raise ValueError(f"expected backend lanczos, scipy or pyhessian, got {backend!r}")
     return dataset_of(found)

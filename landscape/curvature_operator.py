@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -104,7 +104,8 @@ class CurvatureOperator(LinearOperator):
             try:
                 total = torch.zeros_like(rows)
                 blocks = self._objective.space.unflatten_rows(rows)
-                with self._context():
+                # What is kept was built in the context; its products need it no more, and it costs more than a small one.
+                with nullcontext() if self._kept is not None else self._context():
                     for product, examples in self._products():
                         share = self._objective.space.flatten_rows(product(blocks))
                         total += (examples / self._objective.examples) * share
