@@ -13,10 +13,14 @@ import time
 from pathlib import Path
 
 import h5py
+import numpy as np
 import torch
 
 from landscape import digest, sealed_file
+from landscape.background_writer import BackgroundWriter
 from landscape.checkpoint_file import read_checkpoint, write_checkpoint
+from landscape.experiment import Experiment
+from landscape.run import Run
 
 
 def tensors(count=155, values=36_500_000):
@@ -102,6 +106,44 @@ READERS = {
 }
 
 
+def stalls(folder, weights, repeats):
+    """Seconds that a submission to an idle background writer takes, and those of the bare copy, interleaved."""
+    buffers = {name: torch.empty_like(tensor) for name, tensor in weights.items()}
+    contents = {"step": 1, "parameters": weights, "momentum": None, "buffers": {}, "state": {}, "metrics": {}}
+    times = {"memory copy": [], "training stalls for": []}
+
+    def copy():
+        for name, tensor in weights.items():
+            buffers[name].copy_(tensor)
+
+    with BackgroundWriter(lambda c: write_checkpoint(Path(folder) / "background.h5", **c)) as writer:
+        for repeat in range(repeats + 1):
+            measured = timed(copy), timed(writer.submit, {**contents, "attributes": {}})
+            writer.wait()
+            if repeat:
+                for name, seconds in zip(times, measured, strict=True):
+                    times[name].append(seconds)
+    return times
+
+
+def thousand_checkpoints(folder):
+    """Seconds to open a run of 1,000 checkpoints, twelve metrics in each, and read all metrics; and of reading again."""
+    run = Run.create(Path(folder) / "run", Experiment())
+    every, some = ("loss", "learning_rate", "gradient_norm"), ("psf", "cosine", "rise")
+    evaluated = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "gradient_evaluations")
+    model = torch.nn.Linear(10, 10)
+    for step in range(12, 12_001, 12):
+        steps, last = np.arange(step - 12, step), np.array([step])
+        metrics = dict.fromkeys(every, (steps, steps * 1.0)) | dict.fromkeys(some, (steps[::6], steps[::6] * 1.0))
+        metrics |= dict.fromkeys(evaluated, (last, last * 1.0))
+        run.save(step, model=model, momentum=None, state={}, metrics=metrics)
+    start = time.perf_counter()
+    opened = Run.open(run.path)
+    assert opened.metrics.sizes["step"] == 12_000
+    first = time.perf_counter() - start
+    return first, timed(lambda: opened.metrics)
+
+
 def timed(function, *arguments):
     start = time.perf_counter()
     function(*arguments)
@@ -135,8 +177,12 @@ def main():
             for name, read in READERS.items():
                 seconds = timed(read, paths[name.split(",")[0]])
                 reads[name] += [seconds] if repeat else []
+        background = stalls(folder, weights, options.repeats)
+        first, again = thousand_checkpoints(folder)
     report("write, fsync included", writes, "plain h5py")
     report("read, from the page cache", reads, "plain h5py")
+    report("background checkpoint", background, "memory copy")
+    print(f"metrics of a run with 1,000 checkpoints: {first:.2f} s from nothing, {again:.2f} s again")
 
 
 if __name__ == "__main__":
