@@ -18,6 +18,10 @@ COMMANDS = {
     "verify": "read and check every file of a run",
     "export": "write a run to one file, or weights for other software",
     "import": "make a run from such a file",
+    "verify": "check every file of a run",
+    "export": "write weights, or a whole run, to one file",
+    "import": "make a run from such a file",
+    "benchmark": "compare the eigenvalue solvers on a checkpoint",
     "info": "show a run, a checkpoint or an analysis at a glance",
     "list": "show what can be named: optimizers, analyses, models, data sets, studies",
 }

@@ -19,10 +19,12 @@ from tqdm import tqdm
 import optimizers
 from landscape import batch_norm, data, models, probes
 from landscape.bases import build_base
+from landscape.checkpoint import Checkpoint
 from landscape.experiment import Experiment
 from landscape.interruption import Interrupted, Interruption
 from landscape.recorder import Recorder
-from landscape.run import Checkpoint, Run
+from landscape.retention import Retention
+from landscape.run import Run
 from landscape.schedule import build_schedule
 from landscape.seeding import generator, global_state, isolated, set_global_state
 
@@ -138,11 +140,11 @@ class Training:
             self.step, seconds=self.seconds, gradient_evaluations=float(self.optimizer.gradient_evaluations)
         )
 
-    def save(self, run: Run) -> None:
-        """Write the checkpoint of this step, BatchNorm's statistics those of its weights."""
+    def contents(self, run: Run) -> dict[str, Any]:
+        """The checkpoint of this step, BatchNorm's statistics those of its weights."""
         batch_norm.reestimate(self.model, self.train.inputs.split(EVALUATION_BATCH))
         momentum = [m.detach() for m in optimizers.first_moment(self.optimizer)]
-        run.save(
+        return run.contents(
             self.step,
             model=self.model,
             momentum=momentum,
@@ -171,11 +173,14 @@ class Training:
         self.step = checkpoint.step
 
 
-def train(experiment: Experiment, directory: str | Path, *, progress: bool = True) -> Run:
+def train(
+    experiment: Experiment, directory: str | Path, *, retention: Retention | None = None, progress: bool = True
+) -> Run:
     """Run `experiment` in `directory`, or continue it there, and return the finished `Run`.
 
     Cost: `epochs` × (examples / batch_size) steps of the method's gradients; the probes come on top and are not counted
-    as the method's. Checkpoints are written at step 0, every `checkpoint_every` epochs and at the end.
+    as the method's. Checkpoints are written at step 0, every `checkpoint_every` epochs and at the end; the training
+    waits for a copy in memory, not for the disk. `retention` says which of them stay; all if left out.
 
     Raises:
         ValueError: The folder holds another experiment, or a name or option does not exist.
@@ -185,13 +190,18 @@ def train(experiment: Experiment, directory: str | Path, *, progress: bool = Tru
     run = Run.create(directory, experiment)
     if run.finished:
         return run
-    with run.writing(), isolated(experiment.seed, "training", experiment.device), Interruption() as interruption:
+    with (
+        run.writing(),
+        isolated(experiment.seed, "training", experiment.device),
+        Interruption() as interruption,
+        run.writer(retention) as writer,
+    ):
         training = Training(experiment)
         if run.steps:
             training.restore(run.checkpoint("last"))
         else:
             training.evaluate()
-            training.save(run)
+            writer.submit(training.contents(run))
         every = experiment.checkpoint_every * training.steps_per_epoch
         with tqdm(
             total=training.steps, initial=training.step, desc=run.path.name, unit="step", delay=2, disable=not progress
@@ -204,7 +214,7 @@ def train(experiment: Experiment, directory: str | Path, *, progress: bool = Tru
                 if training.step % training.steps_per_epoch == 0:
                     training.evaluate()
                 if finished or interruption.requested or training.step % every == 0:
-                    training.save(run)
+                    writer.submit(training.contents(run))
                 if interruption.requested and not finished:
                     raise Interrupted(
                         f"{interruption.requested} at step {training.step} of {training.steps}: "

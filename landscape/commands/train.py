@@ -8,6 +8,7 @@ from jsonargparse import ActionConfigFile
 
 from landscape.commands.parser import command_parser, named_recipes
 from landscape.experiment import Experiment
+from landscape.retention import Retention
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,11 +21,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("directory", help="The run's folder; made where it does not exist.")
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
     parser.add_class_arguments(Experiment, as_group=False)
+    parser.add_class_arguments(Retention, "keep")
     chosen = parser.parse_args(named_recipes(arguments, "experiments")).as_dict()
-    directory = chosen.pop("directory")
+    directory, retention = chosen.pop("directory"), Retention(**chosen.pop("keep"))
     chosen.pop("config")
 
     from landscape.training import train
 
-    run = train(Experiment(**chosen), directory)
+    run = train(Experiment(**chosen), directory, retention=retention)
     print(f"{run.path}: step {run.steps[-1]}, test accuracy {float(run.metrics.test_accuracy[-1]):.2%}")

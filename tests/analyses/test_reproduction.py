@@ -135,10 +135,10 @@ def test_an_interrupted_study_goes_on(study: Study, results: Results, tmp_path: 
     with run.writing(), isolated(experiment.seed, "training"), Interruption() as interruption:
         training = Training(experiment)
         training.evaluate()
-        training.save(run)
+        run.write(training.contents(run))
         training.run_epoch(interruption)
         training.evaluate()
-        training.save(run)
+        run.write(training.contents(run))
     assert carry_out(study, tmp_path, jobs=1) == {}
     again = Results(study, tmp_path)
     for q in QUANTITIES:
