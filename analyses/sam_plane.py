@@ -34,16 +34,23 @@ def angle_and_outside(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return torch.atan2(along[1], along[0]), outside
 
 
-def zero_crossing(radius: np.ndarray, angle: np.ndarray) -> float:
-    """The first ρ at which the angle passes through zero, by linear interpolation; NaN where it never does.
+def followed(radius: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Angles (..., r) along increasing ρ without atan2's branch cut: each is the turn of 2π that is nearest to the last.
 
-    A jump of more than π from one point to the next is atan2's branch cut, not a crossing.
+    The angle at the smallest |ρ| keeps its value in (−π, π], so that the plain gradient's is what it was.
     """
+    unwrapped = np.unwrap(angles, axis=-1)
+    start = int(np.argmin(np.abs(radius)))
+    return unwrapped - (unwrapped - angles)[..., start, None]
+
+
+def zero_crossing(radius: np.ndarray, angle: np.ndarray) -> float:
+    """The first ρ at which a followed angle passes through zero, by linear interpolation; NaN where it never does."""
     for left, right in zip(range(len(radius) - 1), range(1, len(radius)), strict=True):
         a, b = angle[left], angle[right]
         if a == 0:
             return float(radius[left])
-        if a * b < 0 and abs(a - b) < np.pi:
+        if a * b < 0:
             return float(radius[left] + (radius[right] - radius[left]) * a / (a - b))
     return float(radius[-1]) if len(radius) and angle[-1] == 0 else float("nan")
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyses.sam_plane import angle_and_outside, closest, plane, zero_crossing
+from analyses.sam_plane import angle_and_outside, closest, followed, plane, zero_crossing
 
 
 def orthonormal(n: int = 6) -> torch.Tensor:
@@ -55,9 +55,23 @@ def test_no_crossing_is_nan_and_the_closest_point_is_still_named() -> None:
     assert np.isnan(closest(grid, np.full(3, np.nan)))
 
 
-def test_the_branch_cut_is_no_crossing_and_the_first_crossing_counts() -> None:
+def test_the_branch_cut_is_no_crossing() -> None:
+    grid = np.array([-1.0, 0.0, 1.0, 2.0])
+    angle = followed(grid, np.array([3.0, -2.9, -3.1, 3.1]))
+    np.testing.assert_allclose(angle, [3.0 - 2 * np.pi, -2.9, -3.1, 3.1 - 2 * np.pi])
+    assert np.isnan(zero_crossing(grid, angle))
+
+
+@given(turns=st.lists(st.floats(-3.0, 3.0), min_size=1, max_size=8), start=st.floats(-3.0, 3.0))
+@settings(deadline=None)
+def test_a_turning_angle_is_followed_through_any_number_of_turns(turns: list[float], start: float) -> None:
+    true = start + np.concatenate([[0.0], np.cumsum(turns)])
+    wrapped = np.arctan2(np.sin(true), np.cos(true))
+    np.testing.assert_allclose(followed(np.arange(len(true)), wrapped), true, atol=1e-9)
+
+
+def test_the_first_crossing_counts() -> None:
     grid = np.array([0.0, 1.0, 2.0])
-    assert np.isnan(zero_crossing(grid, np.array([-2.9, -3.1, 3.1])))
     assert zero_crossing(grid, np.array([-1.0, 1.0, -1.0])) == 0.5
     assert zero_crossing(grid, np.array([0.0, 1.0, 2.0])) == 0.0
     assert zero_crossing(grid, np.array([-2.0, -1.0, 0.0])) == 2.0
