@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from analyses import figures, over_batches
 from analyses.registry import analysis
-from analyses.sam_plane import angle_and_outside, closest, plane, zero_crossing
+from analyses.sam_plane import angle_and_outside, closest, followed, plane, zero_crossing
 from landscape.directions import like, unit
 from landscape.objective import Objective
 
@@ -60,10 +60,11 @@ def gradient_similarity(
     average, `noise` is. The attribute `left_out` says so.
 
     The plane of SAM (Fig. 3): `angle` (batch, rho_msam) of ∇L_B(θ − ρ_m v/‖v‖) to g_SAM inside the plane of g and
-    g_SAM, negative on the side of g. `zero_crossing` is the first ρ_m where it passes through zero (NaN: it never
-    does), `closest` the ρ_m of the least |angle|, each per batch and, as `mean_zero_crossing` and `mean_closest`, for
-    the angle averaged over batches; the attribute `crossings` says how many batches have one. `out_of_plane` is the
-    fraction of the norm outside that plane: where it is near one, the angle says little.
+    g_SAM, negative on the side of g, followed continuously from the smallest |ρ_m| on. `zero_crossing` is the first ρ_m
+    where it passes through zero (NaN: it never does), `closest` the ρ_m of the least |angle|, each per batch and, as
+    `mean_zero_crossing` and `mean_closest`, for the angle averaged over batches; the attribute `crossings` says how
+    many batches have one. `out_of_plane` is the fraction of the norm outside that plane: where it is near one, the
+    angle says little.
 
     Returns `cosine` (batch, gradient, other), its mean and standard error over batches, `norm` (batch, gradient), and
     the above. BatchNorm is in the objective's mode throughout. A vector that is zero has no cosine: NaN.
@@ -120,8 +121,9 @@ def gradient_similarity(
     return dataset
 
 
-def _add_plane(dataset: xr.Dataset, grid: np.ndarray, angles: list[Tensor], outside: list[Tensor]) -> None:
+def _add_plane(dataset: xr.Dataset, grid: np.ndarray, raw: list[Tensor], outside: list[Tensor]) -> None:
     """The angles over the grid of ρ_m, and where they vanish."""
+    angles = [torch.from_numpy(followed(grid, angle.cpu().double().numpy())) for angle in raw]
     rho = {"units": "‖Δθ‖₂", "long_name": "MSAM's radius ρ"}
     dataset.coords["rho_msam"] = ("rho_msam", grid, rho)
     over_batches.add(
