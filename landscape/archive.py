@@ -8,6 +8,7 @@ attributes                      format, format_version, experiment
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from landscape.tree_codec import Tree
 
 FORMAT = "landscape-toolkit archive"
 VERSION = 1
+
+_FILE_NAME = re.compile(r"\w[\w.,=-]*\.h5")  # a file of the folder `analyses` and of no other
 
 
 def export_archive(run: Run, target: str | Path) -> None:
@@ -60,6 +63,9 @@ def import_archive(source: str | Path, directory: str | Path) -> Run:
         metrics = read_metrics(file)
         steps = sorted(file.names("checkpoints")) if file.has("checkpoints") else []
         names = file.names("analyses") if file.has("analyses") else []
+        for name in names:
+            if not _FILE_NAME.fullmatch(name):
+                raise file.refuse(f"/analyses/{name!r:.80}: not the name of an analysis file")
         analyses = {name: file.array("analyses", name, dtype=np.dtype(np.uint8)) for name in names}
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory}: expected a new or an empty folder for the run in {source}")
@@ -71,7 +77,7 @@ def import_archive(source: str | Path, directory: str | Path) -> Run:
         (run.path / "metrics").mkdir(exist_ok=True)
         write_metrics_file(run.path / "metrics" / f"to-{max(run.steps, default=0):08d}.h5", metrics)
         for name, data in analyses.items():
-            with atomic_file(run.path / "analyses" / Path(name).name) as temporary:
+            with atomic_file(run.path / "analyses" / name) as temporary:
                 temporary.write_bytes(data.tobytes())
     return run
 

@@ -110,15 +110,23 @@ class Run:
             RefusedFile: The file is damaged or not a checkpoint of this experiment.
         """
         steps = self.steps
+        newest = bool(steps) and step in ("last", steps[-1])
         if step in ("first", "last"):
             if not steps:
                 raise KeyError(f"{self.path} has no checkpoint yet")
             step = steps[0] if step == "first" else steps[-1]
         if step not in steps:
             raise KeyError(f"{self.path}: no checkpoint at step {step!r}; expected first, last or one of {steps}")
-        checkpoint = Checkpoint.open(self.checkpoint_path(int(step)))
+        path = self.checkpoint_path(int(step))
+        try:
+            checkpoint = Checkpoint.open(path)
+        except RefusedFile as refusal:
+            if not newest or len(steps) < 2:
+                raise
+            advice = f"without this file training would continue from step {steps[-2]} and write it again"
+            raise RefusedFile(path, f"{refusal.reason}; {advice}") from refusal
         if checkpoint.step != step:
-            raise RefusedFile(checkpoint.path, f"expected the checkpoint of step {step}, got that of {checkpoint.step}")
+            raise RefusedFile(path, f"expected the checkpoint of step {step}, got that of {checkpoint.step}")
         return checkpoint
 
     def checkpoint_path(self, step: int) -> Path:

@@ -1,9 +1,12 @@
 """A run: created or recognised, never mixed; metrics over all segments; the model back at its weights."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
+from landscape import provenance
 from landscape.experiment import Experiment
 from landscape.parameters import ParameterSpace
 from landscape.refused_file import RefusedFile
@@ -77,6 +80,44 @@ def test_checkpoints_by_step_first_and_last(tmp_path):
     run.checkpoint_path(7).rename(run.checkpoint_path(8))
     with pytest.raises(RefusedFile, match="expected the checkpoint of step 8, got that of 7"):
         run.checkpoint(8)
+
+
+def test_a_damaged_last_checkpoint_says_how_to_go_on(tmp_path):
+    run = Run.create(tmp_path / "a", EXPERIMENT)
+    for step in (0, 7):
+        save(run, step)
+    path = run.checkpoint_path(7)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RefusedFile, match=r"step-00000007\.h5: incomplete.*without this file .* from step 0"):
+        run.checkpoint("last")
+    path.unlink()
+    assert run.checkpoint("last").step == 0
+
+
+def test_a_checkpoint_says_where_it_comes_from(tmp_path):
+    attributes = save(Run.create(tmp_path / "a", EXPERIMENT), 1, attributes={"wall_seconds": 1.5}).attributes
+    assert attributes["experiment"] == EXPERIMENT.to_toml()
+    assert attributes["version_torch"] == torch.__version__
+    assert {"time", "host", "command", "python", "version_numpy", "version_h5py"} <= attributes.keys()
+    assert attributes["wall_seconds"] == 1.5
+
+
+@pytest.mark.parametrize("state", ["outside", "clean", "dirty"])
+def test_provenance_names_the_commit_of_the_working_folder(tmp_path, monkeypatch, state):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    if state != "outside":
+        (tmp_path / "paper.tex").write_text("draft")
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "Begin"]):
+            subprocess.run(["git", *command], check=True)
+    if state == "dirty":
+        (tmp_path / "paper.tex").write_text("second draft")
+    provenance._of_this_process.cache_clear()
+    found = provenance.provenance()
+    provenance._of_this_process.cache_clear()
+    assert found.get("git_dirty") == {"outside": None, "clean": False, "dirty": True}[state]
+    assert ("git_commit" in found) == (state != "outside")
 
 
 def test_metrics_join_the_segments(tmp_path):

@@ -1,10 +1,12 @@
 """Writing behind the training, keeping few checkpoints, one writer, and disks that fail."""
 
+import errno
+import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from landscape.__main__ import main
 from landscape.background_writer import BackgroundWriter
 from landscape.experiment import Experiment
 from landscape.host_copy import HostCopy
@@ -203,6 +206,24 @@ def test_a_second_process_is_refused_until_the_first_dies(run):
         assert not list((run.path / "checkpoints").iterdir())  # and what it left half-written is removed
 
 
+def test_a_file_system_without_locks_is_said_not_hidden(run, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    with pytest.warns(UserWarning, match="has no locks; see that only one process trains here"), run.writing():
+        run.write(contents(run, 1))
+    assert run.steps == (1,)
+
+
+def test_two_commands_on_one_folder(run, capsys):
+    recipe = run.path / "experiment.toml"
+    with run.writing():
+        assert main(["train", str(run.path), "-c", str(recipe)]) == 2
+    assert "this process already writes to it" in capsys.readouterr().err
+    assert run.steps == ()
+
+
 # Disks that fail
 
 LIMITED = """
@@ -242,15 +263,41 @@ def test_a_full_disk_is_an_error_and_everything_before_it_stays(run):
     assert len(list((run.path / "checkpoints").iterdir())) == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to a read-only folder; see the test below")
-def test_a_read_only_folder_is_an_error(run):
-    folder = run.path / "checkpoints"
-    folder.chmod(0o555)
+READ_ONLY = """
+import os, sys, torch
+from landscape.experiment import Experiment
+from landscape.run import Run
+Run.open(sys.argv[1]).experiment  # imports what it needs before this process is nobody
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may write everywhere
+run = Run.open(sys.argv[1])
+run.checkpoint("last").verify()
+assert run.metrics.sizes["step"] == 3
+for attempt in (lambda: run.save(2, model=torch.nn.Linear(2, 2), momentum=None, state={}, metrics={}),
+                lambda: run.writing().__enter__()):
     try:
-        with pytest.raises(PermissionError, match="checkpoints"):
-            run.write(contents(run, 1))
-    finally:
-        folder.chmod(0o755)
+        attempt()
+    except PermissionError as error:
+        print(error)
+"""
+
+
+def test_a_read_only_folder_is_read_and_refuses_to_be_written():
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        run = Run.create(folder, EXPERIMENT)
+        run.write(contents(run, 3))
+        for path in (*run.path.rglob("*"), run.path):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        command = [sys.executable, "-c", READ_ONLY, folder]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        run.path.chmod(0o755)
+        (run.path / "checkpoints").chmod(0o755)
+        (run.path / "analyses").chmod(0o755)
+        assert ran.returncode == 0, ran.stderr
+        first, second = ran.stdout.splitlines()
+        assert "step-00000002.h5" in first
+        assert ".writer" in second
+        assert run.steps == (3,)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
