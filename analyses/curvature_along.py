@@ -17,9 +17,12 @@ from torch import Tensor
 from analyses import figures
 from analyses.curvature_matrix import Matrix, curvature_matrix
 from analyses.hessian_spectrum import CURVATURE
+from analyses.named_directions import choose, vector
 from analyses.registry import analysis
-from landscape.directions import like, random_unit, unit
+from landscape.directions import like
 from landscape.objective import Objective
+
+KINDS = ("gradient", "momentum", "random", "eigenvector")
 
 
 def curvature(A: Any, directions: Tensor) -> Tensor:
@@ -40,10 +43,10 @@ def curvature_along(
     r"""The curvature d̂ᵀ H d̂ along the gradient, the momentum and random unit directions.
 
     H is the Hessian, or by `matrix` the generalized Gauss–Newton (`ggn`) or true Fisher matrix (`fisher`).
-    `directions` among `gradient`, `momentum` and `random`; by default all three, momentum only where there is one that
-    is not zero (the attribute `left_out` says so). `random` is the mean over `samples` directions uniform on the
-    sphere, an estimate of tr H / n, with the standard error over them; the other two are exact, with standard error
-    zero.
+    `directions` among `gradient`, `momentum`, `random` and `eigenvector`; by default the first three, momentum only
+    where there is one that is not zero (the attribute `left_out` says so). `random` is the mean over `samples`
+    directions uniform on the sphere, an estimate of tr H / n, with the standard error over them; the others are exact,
+    with standard error zero.
 
     Returns `curvature` and `curvature_stderr` (direction) and `sample_curvature` (sample) of the random ones. BatchNorm
     is in the objective's mode; weight decay is not included. Cost: one Hessian product for each direction and sample.
@@ -53,35 +56,25 @@ def curvature_along(
     """
     if momentum is not None:
         momentum = like(objective.theta, momentum, "momentum")
-    moving = momentum is not None and bool(momentum.any())
-    chosen = (
-        (("gradient", "momentum", "random") if moving else ("gradient", "random")) if directions is None else directions
-    )
-    unknown = [name for name in chosen if name not in ("gradient", "momentum", "random")]
-    if unknown or samples < 1:
-        raise ValueError(
-            "expected directions among gradient, momentum, random and at least 1 sample; "
-            f"got {', '.join(unknown) or 'known directions'} and {samples}"
-        )
-    if "momentum" in chosen and not moving:
-        state = "there is none" if momentum is None else "it is zero"
-        raise ValueError(f"directions: 'momentum' was asked for, but {state}; pass momentum=, or leave it out")
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1; got {samples}")
+    chosen, left_out = choose(directions, momentum, known=KINDS, default=("gradient", "momentum", "random"))
 
     operator = curvature_matrix(objective, matrix)
     generator = torch.Generator().manual_seed(seed)
     mean, stderr = {}, {}
     drawn = torch.empty(0)
     for name in chosen:
-        if name == "random":
-            vectors = (random_unit(generator, objective.theta) for _ in range(samples))
-            drawn = torch.cat([curvature(operator, vector[:, None]) for vector in vectors]).cpu().double()
-            mean[name] = float(drawn.mean())
-            stderr[name] = float(drawn.std()) / samples**0.5 if samples > 1 else float("nan")
-        else:
-            direction = unit(objective.gradient() if name == "gradient" else momentum, name)  # type: ignore[arg-type]
-            mean[name], stderr[name] = float(curvature(operator, direction[:, None])), 0.0
+        count = samples if name == "random" else 1
+        values = torch.cat(
+            [curvature(operator, vector(name, objective, momentum, generator)[:, None]) for _ in range(count)]
+        )
+        values = values.cpu().double()
+        mean[name] = float(values.mean())
+        stderr[name] = float(values.std()) / count**0.5 if count > 1 else float("nan") if name == "random" else 0.0
+        drawn = values if name == "random" else drawn
     described = {"units": CURVATURE, "long_name": "curvature along the direction"}
-    dataset = xr.Dataset(
+    return xr.Dataset(
         {
             "curvature": ("direction", list(mean.values()), described),
             "curvature_stderr": ("direction", list(stderr.values()), {**described, "long_name": "standard error"}),
@@ -92,10 +85,8 @@ def curvature_along(
             ),
         },
         coords={"direction": list(mean)},
+        attrs=left_out,
     )
-    if not moving:
-        dataset.attrs["left_out"] = "momentum: there is none" if momentum is None else "momentum: it is zero"
-    return dataset
 
 
 @curvature_along.figure

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from analyses import figures
 from analyses.displaced_loss import displaced_loss
+from analyses.named_directions import choose, vector
 from analyses.registry import analysis
-from landscape.directions import filter_normalized, gaussian, like, random_unit, unit
+from landscape.directions import like, unit
 from landscape.objective import Objective
 
-DIRECTIONS = ("gradient", "momentum", "random", "filter_normalized", "batch_gradient")
+DIRECTIONS = ("gradient", "momentum", "random", "filter_normalized", "eigenvector", "batch_gradient")
+RANDOM = ("random", "filter_normalized")
 RADII = tuple(float(radius) for radius in np.linspace(-1.0, 1.0, 21))
 
 
@@ -50,6 +52,7 @@ def directional_sharpness(
     - `filter_normalized`: `samples` Gaussian vectors with every filter scaled to the norm of the same filter of θ,
       biases and normalisation parameters not moved. It is not normalised again: ρ is *relative* to the weights, and
       the coordinate `radius_unit` says so. `length` holds ‖Δθ‖ at ρ = 1;
+    - `eigenvector`: of the largest Hessian eigenvalue (its sign has no meaning);
     - `batch_gradient`: for each batch B of the objective the rise of L_B along its own gradient, the quantity that
       SAM's ascent raises; the samples are the batches.
 
@@ -73,24 +76,13 @@ def directional_sharpness(
         raise ValueError(f"samples: expected at least 1; got {samples}")
     if momentum is not None:
         momentum = like(objective.theta, momentum, "momentum")
-    moving = momentum is not None and bool(momentum.any())
-    if directions is None:
-        directions = ("gradient", "momentum", "random") if moving else ("gradient", "random")
-    for name in directions:
-        if name not in DIRECTIONS:
-            raise ValueError(f"directions: expected names among {', '.join(DIRECTIONS)}; got {name!r}")
-    if "momentum" in directions and not moving:
-        state = "there is none" if momentum is None else "it is zero"
-        raise ValueError(
-            f"directions: 'momentum' was asked for, but {state}; pass momentum=, or a checkpoint taken after the first "
-            "step of an optimizer with momentum, or leave this direction out"
-        )
+    names, left_out = choose(directions, momentum, known=DIRECTIONS, default=("gradient", "momentum", "random"))
 
     offsets = torch.as_tensor(np.concatenate([[0.0], grid]), dtype=torch.float64)
     loss = None
     rises: dict[str, np.ndarray] = {}
     lengths: dict[str, float] = {}
-    for name in directions:
+    for name in names:
         samples_of_name, lengths_of_name = [], []
         for part, direction in _directions(name, objective, momentum, samples, seed):
             losses = displaced_loss(part, offsets[:, None], direction[None]).cpu().double()
@@ -126,14 +118,12 @@ def directional_sharpness(
                 {"long_name": "what ρ measures; radii of different units must not be compared"},
             ),
         },
-        attrs={"momentum_side": "ρ < 0 is MSAM's ascent point"} if "momentum" in rises else {},
+        attrs=left_out | ({"momentum_side": "ρ < 0 is MSAM's ascent point"} if "momentum" in rises else {}),
     )
     dataset["sharpness"].attrs["long_name"] = "rise of the loss S(ρ)"
     dataset["sharpness_sd"].attrs["long_name"] = "standard deviation of S(ρ) over directions"
     dataset["sharpness_stderr"].attrs["long_name"] = "standard error of the mean S(ρ) over directions"
     dataset["sample_sharpness"].attrs["long_name"] = "S(ρ) of each direction"
-    if not moving:
-        dataset.attrs["left_out"] = "momentum: there is none" if momentum is None else "momentum: it is zero"
     return dataset
 
 
@@ -141,30 +131,21 @@ def _directions(
     name: str, objective: Objective, momentum: Tensor | None, samples: int, seed: int
 ) -> Iterator[tuple[Objective, Tensor]]:
     """Each direction called `name`, with the objective whose rise along it is asked for."""
-    if name == "gradient":
-        yield objective, unit(objective.gradient(), "gradient")
-    elif name == "momentum":
-        assert momentum is not None
-        yield objective, unit(momentum, "momentum")
-    elif name == "batch_gradient":
+    generator = torch.Generator().manual_seed(seed)
+    if name == "batch_gradient":
         for batch in objective.batches:
             part = objective.on([batch])
-            yield part, unit(part.gradient(), "batch_gradient")
+            yield part, unit(part.gradient(), name)
     else:
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(samples):
-            if name == "random":
-                yield objective, random_unit(generator, objective.theta)
-            else:
-                raw = gaussian(generator, objective.theta)
-                yield objective, filter_normalized(raw, objective.theta, objective.space)
+        for _ in range(samples if name in RANDOM else 1):
+            yield objective, vector(name, objective, momentum, generator)
 
 
 def _deviation(name: str, rise: np.ndarray) -> np.ndarray:
     """Standard deviation over samples, (s, r) → (r,): zero for the only direction, unknown for one random draw."""
     if len(rise) > 1:
         return rise.std(0, ddof=1)
-    return np.full(rise.shape[1], np.nan if name in {"random", "filter_normalized"} else 0.0)
+    return np.full(rise.shape[1], np.nan if name in RANDOM else 0.0)
 
 
 @directional_sharpness.figure

@@ -97,6 +97,14 @@ def over_seeds(dataset: xr.Dataset, name: str, stderr: str | None = None) -> tup
     return mean, (squares / (count - 1).where(count > 1) / count) ** 0.5
 
 
+def require(datasets: Mapping[str, xr.Dataset], name: str) -> None:
+    """ValueError that says which method's Dataset has no variable `name`, and why if it knows."""
+    for method, dataset in datasets.items():
+        if name not in dataset:
+            reason = dataset.attrs.get("left_out", "it was not measured")
+            raise ValueError(f"{method}: there is no {name!r} to draw ({reason}); leave this method out")
+
+
 def compare(
     datasets: Mapping[str, xr.Dataset],
     name: str,
@@ -112,6 +120,7 @@ def compare(
     picks one entry of further dimensions (`direction="gradient"`). Where a method has no `x` at all, one checkpoint
     instead of a series, each is one marker with an error bar at its own place on a categorical axis.
     """
+    require(datasets, name)
     scattered = any(x not in dataset[name].dims for dataset in datasets.values())
     for place, (method, dataset) in enumerate(datasets.items()):
         chosen = dataset.sel(**selection) if selection else dataset

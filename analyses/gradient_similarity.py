@@ -184,6 +184,7 @@ def compare_gradient_similarity(
 def compare_angle(datasets: Mapping[str, xr.Dataset], ax: Axes | None = None) -> Axes:
     """The angle of g_MSAM to g_SAM against MSAM's ρ, a line for each method (Becker et al. 2024, Fig. 3)."""
     with figures.axes(ax) as ax:
+        figures.require(datasets, "angle_mean")
         degrees = {method: _in_degrees(dataset) for method, dataset in datasets.items()}
         figures.compare(degrees, "angle_mean", "angle_stderr", x="rho_msam", ax=ax)
         ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)

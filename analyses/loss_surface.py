@@ -19,9 +19,9 @@ from torch import Tensor
 
 from analyses import figures
 from analyses.displaced_loss import displaced_loss
-from analyses.lanczos import lanczos
+from analyses.named_directions import choose, vector
 from analyses.registry import analysis
-from landscape.directions import filter_normalized, gaussian, like, random_unit, unit
+from landscape.directions import like
 from landscape.objective import Objective
 
 KINDS = ("filter_normalized", "random", "gradient", "momentum", "eigenvector")
@@ -55,8 +55,11 @@ def loss_surface(
     Raises ValueError for unknown or too many directions, a momentum that is asked for and missing, parallel directions,
     and a grid without extent.
     """
-    if not 1 <= len(directions) <= 2 or any(kind not in KINDS for kind in directions):
-        raise ValueError(f"directions: expected one or two of {', '.join(KINDS)}; got {directions!r}")
+    if len(directions) > 2:
+        raise ValueError(f"directions: expected one or two of {', '.join(KINDS)}; got {len(directions)}")
+    if momentum is not None:
+        momentum = like(objective.theta, momentum, "momentum")
+    directions, _ = choose(directions, momentum, known=KINDS, default=KINDS)
     if points < 2 or not span > 0 or not np.isfinite(span):
         raise ValueError(f"expected at least 2 points and a positive, finite span; got {points} and {span}")
     basis = _basis(objective, directions, momentum, seed)
@@ -84,27 +87,17 @@ def loss_surface(
 
 def _basis(objective: Objective, kinds: Sequence[str], momentum: Tensor | None, seed: int) -> Tensor:
     """The directions, (1, n) or (2, n)."""
-    theta, generator = objective.theta, torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     rows: list[Tensor] = []
     for place, kind in enumerate(kinds):
+        direction = vector(kind, objective, momentum, generator, index=list(kinds[:place]).count(kind))
         if kind == "filter_normalized":
-            rows.append(filter_normalized(gaussian(generator, theta), theta, objective.space))
+            rows.append(direction)
             continue
-        if kind == "random":
-            direction = random_unit(generator, theta)
-        elif kind == "gradient":
-            direction = unit(objective.gradient(), "gradient")
-        elif kind == "eigenvector":
-            index = list(kinds[:place]).count(kind)
-            direction = lanczos(objective.hessian(), index + 1, generator=generator).vectors[:, index].to(theta)
-        elif momentum is None:
-            raise ValueError("directions: 'momentum' was asked for, but there is none; pass momentum=")
-        else:
-            direction = unit(like(theta, momentum, "momentum"), "momentum")
         for earlier in rows:
             direction = direction - earlier * (earlier @ direction) / (earlier @ earlier)
         length = float(torch.linalg.vector_norm(direction))
-        if length < 100 * torch.finfo(theta.dtype).eps:
+        if length < 100 * torch.finfo(direction.dtype).eps:
             raise ValueError(f"directions: {kind!r} is parallel to the first direction; they span no plane")
         rows.append(direction / length)
     return torch.stack(rows)

@@ -36,6 +36,12 @@ def test_it_is_the_second_derivative_of_the_loss_along_the_direction() -> None:
     assert float(found.curvature[0]) == pytest.approx(second, rel=1e-5, abs=1e-8)
 
 
+def test_the_top_eigenvector_has_the_top_eigenvalue_for_its_curvature() -> None:
+    objective, _, h, _ = regression()
+    found = curvature_along(objective, directions=["eigenvector"])
+    assert float(found.curvature[0]) == pytest.approx(float(torch.linalg.eigvalsh(h)[-1]), rel=1e-5)
+
+
 def test_random_directions_estimate_the_mean_eigenvalue() -> None:
     objective, _, h, _ = regression()
     found = curvature_along(objective, directions=["random"], samples=1000).squeeze()
@@ -56,7 +62,7 @@ def test_momentum_is_left_out_by_default_and_refused_when_asked_for() -> None:
     assert found.attrs["left_out"] == "momentum: there is none"
     with pytest.raises(ValueError, match="'momentum' was asked for, but it is zero"):
         curvature_along(objective, directions=["momentum"], momentum=torch.zeros(4))
-    with pytest.raises(ValueError, match="expected directions among gradient, momentum, random"):
+    with pytest.raises(ValueError, match="expected names among gradient, momentum, random, eigenvector"):
         curvature_along(objective, directions=["sideways"])
     with pytest.raises(ValueError, match="momentum: expected a vector of shape"):
         curvature_along(objective, momentum=torch.ones(7))

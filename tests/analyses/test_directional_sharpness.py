@@ -117,6 +117,7 @@ def test_momentum_is_left_out_by_default_and_refused_when_asked_for() -> None:
     [
         ({"directions": ["gradeint"]}, "expected names among gradient, momentum"),
         ({"directions": "gradient"}, "expected names among"),
+        ({"directions": []}, "expected at least one of gradient"),
         ({"radii": []}, "radii: expected"),
         ({"radii": [1.0, float("nan")]}, "radii: expected"),
         ({"samples": 0}, "samples: expected at least 1"),

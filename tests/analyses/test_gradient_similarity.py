@@ -164,3 +164,10 @@ def test_the_pictures_show_the_dataset() -> None:
     ax = compare_gradient_similarity({"SGD": data, "SAM": data}, pair=("sgd", "sam"))
     assert [text.get_text() for text in ax.get_xticklabels()] == ["SGD", "SAM"]
     plt.close(ax.figure)
+
+
+def test_a_comparison_of_what_was_not_measured_says_why() -> None:
+    found = gradient_similarity(classifier())
+    with pytest.raises(ValueError, match=r"SGD: there is no 'angle_mean' to draw \(msam, momentum, angle: there is no"):
+        compare_angle({"SGD": found})
+    plt.close("all")

@@ -73,7 +73,7 @@ def test_gradient_and_momentum_span_a_plane() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"directions": ["up"]}, "expected one or two of filter_normalized"),
+        ({"directions": ["up"]}, "expected names among filter_normalized"),
         ({"directions": ["random"] * 3}, "expected one or two"),
         ({"points": 1}, "at least 2 points"),
         ({"span": 0.0}, "positive, finite span"),
