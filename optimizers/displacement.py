@@ -37,7 +37,7 @@ def displace(ascent: Ascent, radii: Sequence[float]) -> tuple[Displacement, Tens
     if not ascent.parameters:
         return Displacement([], []), None
     parameters, vectors = shards(ascent.parameters), ascent.vectors
-    factors, finite = _factors(ascent, [ascent.fraction * radius for radius in radii])
+    factors, finite = _factors(ascent, radii)
     displacement = Displacement(ascent.parameters, [parameter.clone() for parameter in parameters])
     try:
         vectors = finite_or_zero(vectors, finite, in_place=ascent.disposable)
@@ -66,5 +66,5 @@ def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tens
     known: dict[tuple[int, float], Tensor] = {}
     for scale, radius in zip(scales, radii, strict=True):
         if (id(scale), radius) not in known:
-            known[id(scale), radius] = torch.where(finite & (scale > 0), radius / scale, 0.0)
+            known[id(scale), radius] = torch.where(finite & (scale > 0), ascent.fraction * radius / scale, 0.0)
     return [known[id(scale), radius] for scale, radius in zip(scales, radii, strict=True)], finite

@@ -62,8 +62,9 @@ class Friendly(Direction):
         vectors = clean.tensors if clean.disposable else [gradient.clone() for gradient in clean.tensors]
         averages = gradient_average.averages(optimizer, clean.parameters)
         known = [i for i, parameter in enumerate(clean.parameters) if parameter not in self._new]
-        if known:
+        if known and own != 1:
             torch._foreach_mul_([vectors[i] for i in known], own)
+        if known:
             torch._foreach_add_([vectors[i] for i in known], [averages[i] for i in known], alpha=common)
         return Ascent(clean.parameters, vectors, disposable=True)
 

@@ -34,12 +34,16 @@ class BothGradients:
     clean: Gradient
     closure: Closure
 
+    @property
+    def finite(self) -> Tensor:
+        """Whether g is finite (0-dimensional, on the device)."""
+        return self.clean.norm.isfinite()
+
     @cached_property
     def pairs(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Parameters, their parts of g, and their parts of g_s: what `.grad` holds, not copies."""
-        present = [
-            (p, g, p.grad) for p, g in zip(self.clean.parameters, self.clean.tensors, strict=True) if p.grad is not None
-        ]
+        """Parameters, their parts of g (zeros if g is not `finite`), and of g_s: what `.grad` holds, not copies."""
+        clean = norms.finite_or_zero(self.clean.tensors, self.finite)
+        present = [(p, g, p.grad) for p, g in zip(self.clean.parameters, clean, strict=True) if p.grad is not None]
         for position, (parameter, g, descent) in enumerate(present):
             if descent.layout is not torch.strided:
                 parameter.grad = descent.to_dense()
@@ -48,6 +52,10 @@ class BothGradients:
 
     @cached_property
     def psf(self) -> Gradient:
-        """h = g_s − g, the part of the perturbed gradient that the perturbation made (≈ ρ H g/‖g‖)."""
+        """h = g_s − g, the part of the perturbed gradient that the perturbation made (≈ ρ H g/‖g‖); 0 if not finite."""
         parameters, clean, descent = self.pairs
-        return Gradient(parameters, list(torch._foreach_sub(descent, clean)) if parameters else [])
+        h = Gradient(parameters, list(torch._foreach_sub(descent, clean)) if parameters else [])
+        finite = self.finite & h.norm.isfinite().to(self.finite.device)
+        h.tensors = norms.finite_or_zero(h.tensors, finite, in_place=True)
+        h.norm = torch.where(finite.to(h.norm.device), h.norm, 0.0)
+        return h

@@ -32,7 +32,7 @@ class SurrogateGap(Reuse):
         parameters, clean, descent = both.pairs
         square = norms.dot(descent, descent, parameters)
         along = norms.dot(clean, descent, parameters) * norms.inverse(square)
-        clean = norms.finite_or_zero(clean, along.isfinite() & square.isfinite())
+        clean = norms.finite_or_zero(clean, square.isfinite())
         factor = self.alpha * along.nan_to_num(0.0, 0.0, 0.0)
         for g, g_s in zip(clean, descent, strict=True):
             g_s.mul_((1 + factor).to(g_s.device, g_s.dtype)).add_(g, alpha=-self.alpha)

@@ -9,8 +9,6 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-import torch
-
 from optimizers import norms
 from optimizers.axis import Axis
 from optimizers.directions import Ascent
@@ -32,7 +30,7 @@ class Unnormalized(Metric):
 
     def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
         """The direction as it is, over 1."""
-        ascent.scale = torch.ones((), device=ascent.vectors[0].device) if ascent.vectors else None
+        ascent.scale = ascent.vectors[0].new_ones(()) if ascent.vectors else None
         return ascent
 
 

@@ -100,15 +100,15 @@ class Climb(Direction):
         ball = optimizer.metric
         assert isinstance(ball, Ball)
         parameters, clean = displacement.parameters, displacement.clean
-        radii = {optimizer.radius[parameter] for parameter in parameters}
+        radii = {group["rho"] for group in optimizer.param_groups}
         if len(radii) > 1:
             raise ValueError(f"several steps of ascent have one ball: expected one rho, got {sorted(radii)}")
+        rho = radii.pop()
         for _ in range(self.steps - 1 if parameters else 0):
             evaluate()
             here = norms.shards(parameters)
             gradients = norms.shards([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
             ascent = ball(optimizer, Ascent(parameters, gradients))
-            rho = next(iter(radii))
             assert isinstance(ascent.scale, Tensor)
             factor = self.stride * rho * norms.inverse(ascent.scale)
             steps = norms.finite_or_zero(ascent.vectors, ascent.scale.isfinite())

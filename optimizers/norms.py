@@ -23,8 +23,9 @@ def is_sharded(tensor: Any) -> TypeGuard[Any]:
 
 
 def shards(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The part of each tensor that lives here: its local shard where it is a `DTensor`, else the tensor itself."""
-    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
+    """Each tensor as plain memory: the local shard of a `DTensor`, a dense copy of a sparse tensor, else itself."""
+    local = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
+    return [tensor if tensor.layout is torch.strided else tensor.to_dense() for tensor in local]
 
 
 def norm(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:

@@ -17,8 +17,13 @@ def living(kind: type[_Module]) -> Iterator[_Module]:
     Module hooks would find layers as they are called, but a compiled model or function calls none (or recompiles for
     them), so the garbage collector is asked instead: some tens of milliseconds.
     """
-    # `type` and not isinstance: some objects answer to `__class__` with an import or an error
-    return (thing for thing in gc.get_objects() if issubclass(type(thing), kind))
+    # by exact type and not isinstance: some objects answer to `__class__` with an import or an error
+    kinds = _descendants(kind)
+    return (thing for thing in gc.get_objects() if type(thing) in kinds)
+
+
+def _descendants(kind: type) -> set[type]:
+    return {kind}.union(*map(_descendants, kind.__subclasses__()))
 
 
 def owners(parameters: Iterable[Tensor]) -> dict[Tensor, list[tuple[nn.Module, str]]]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from optimizers.gradients import BothGradients, Gradient
-from optimizers.norms import finite_or_zero
 from optimizers.reuse import Reuse, in_place
 
 if TYPE_CHECKING:
@@ -35,10 +34,9 @@ class DecayedPSF(Reuse):
         self.age = 0
 
     def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
-        """Keep h; descend along g_s. An h that is not finite is dropped."""
+        """Keep h; descend along g_s."""
         self.age = 0
-        kept = finite_or_zero(both.psf.tensors, both.psf.norm.isfinite(), in_place=True)
-        for parameter, tensor in zip(both.psf.parameters, kept, strict=True):
+        for parameter, tensor in zip(both.psf.parameters, both.psf.tensors, strict=True):
             optimizer.state[parameter][_KEY] = tensor
 
     def without_ascent(self, optimizer: SharpnessAware, clean: Gradient) -> None:

@@ -35,7 +35,9 @@ class Noise(Direction):
         self.steps += 1
 
     def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
-        """Noise for every trainable parameter."""
+        """Noise for every trainable parameter; none on the first step, so that both call styles agree."""
+        if self.steps == 0:
+            return Ascent([], [])
         parameters = [parameter for parameter in optimizer._parameters if parameter.requires_grad]
         if any(map(is_sharded, parameters)):
             raise ValueError(

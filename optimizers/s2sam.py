@@ -34,7 +34,7 @@ class Previous(Direction):
             if parameter.grad is None:
                 state.pop(_KEY, None)  # it was not in this step's gradient
                 continue
-            gradient = shards([parameter.grad.to_dense()])[0]
+            gradient = shards([parameter.grad])[0]
             state[_KEY] = state[_KEY].copy_(gradient) if _KEY in state else gradient.clone()
 
     def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:

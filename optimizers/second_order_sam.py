@@ -16,7 +16,6 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers import norms
-from optimizers.batch_norm import frozen, living_batch_norms
 from optimizers.closures import Closure, batch_closure
 from optimizers.directions import Steepest
 from optimizers.gradients import BothGradients
@@ -46,10 +45,11 @@ class ThroughAscent(Reuse):
         parameters, clean, descent = both.pairs
         inverse = norms.inverse(norms.norm(clean, parameters))
         along = norms.dot(clean, descent, parameters) * inverse.square()
-        across = torch._foreach_sub(descent, [g * along.to(g.dtype) for g in clean])
+        across = list(torch._foreach_sub(descent, [g * along.to(g.dtype) for g in clean]))
+        across = norms.finite_or_zero(across, norms.norm(across, parameters).isfinite())
         batch = batch_closure(both.closure, "second-order SAM differentiates twice")
-        with frozen(living_batch_norms()):
-            products = batch.hessian_product(parameters, list(across))
+        with optimizer.frozen_batch_norms():
+            products = batch.hessian_product(parameters, across)
         optimizer.gradient_evaluations += 2
         for g_s, product in zip(descent, products, strict=True):
             g_s.addcmul_(product, (radii.copy().pop() * inverse).to(g_s.dtype))

@@ -298,7 +298,7 @@ class SharpnessAware(Optimizer):
 
     def _clean_gradient(self) -> Gradient:
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
-        return Gradient(parameters, shards([_dense(parameter.grad) for parameter in parameters]))
+        return Gradient(parameters, shards([p.grad for p in parameters if p.grad is not None]))
 
     def _evaluate(self, closure: Closure, scaling: Scaling) -> Any:
         with torch.enable_grad():
@@ -347,8 +347,6 @@ class SharpnessAware(Optimizer):
     @contextmanager
     def _climb(self, clean: Gradient) -> Iterator[Displacement]:
         """Inside the block the weights are w + ε and BatchNorm's statistics are frozen; after it, w bit for bit."""
-        if self._batch_norms is None:
-            self._batch_norms = living_batch_norms()
         if self._keeps_gradient and torch.distributed.is_available() and torch.distributed.is_initialized():
             # data-parallel gradients may be views of communication buffers, which the second pass overwrites
             clean.tensors = [gradient.clone() for gradient in clean.tensors]
@@ -356,10 +354,16 @@ class SharpnessAware(Optimizer):
         if not self._keeps_gradient:
             clean.tensors.clear()  # give the memory back before the second pass
         try:
-            with frozen(self._batch_norms):
+            with self.frozen_batch_norms():
                 yield displacement
         finally:
             displacement.restore()
+
+    def frozen_batch_norms(self) -> AbstractContextManager[None]:
+        """Freeze the running statistics of BatchNorm (of every layer in the process) inside the block."""
+        if self._batch_norms is None:
+            self._batch_norms = living_batch_norms()
+        return frozen(self._batch_norms)
 
     def _load(self) -> None:
         self._displacement = self._displace(_NOTHING)
@@ -375,9 +379,3 @@ class SharpnessAware(Optimizer):
 
 
 _NOTHING = Gradient([], [])
-
-
-def _dense(gradient: Tensor | None) -> Tensor:
-    """A sparse gradient as a dense tensor: the perturbation of an embedding moves the rows that the batch touched."""
-    assert gradient is not None
-    return gradient if gradient.layout is torch.strided else gradient.to_dense()

@@ -29,8 +29,12 @@ class Weighted(Reuse):
     def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
         """A line through g and g_s, in place."""
         _, clean, descent = both.pairs
-        if descent:
+        if both.finite.device.type == "cpu" and both.finite and descent:
             torch._foreach_lerp_(descent, clean, 1 - self.gamma / (1 - self.gamma))
+            return
+        weight = torch.where(both.finite, 1 - self.gamma / (1 - self.gamma), 0.0)
+        for g, g_s in zip(clean, descent, strict=True):
+            g_s.lerp_(g, weight.to(g.device, g.dtype))
 
 
 @register("wsam", cost="2", state="2 during the step", reference="Yue et al. 2023", rho_range=(0.02, 0.5))

@@ -232,6 +232,10 @@ def test_random_perturbation_has_its_length(base):
     optimizer = create("random", BASES[base](list(model.parameters())), rho=0.3)
     noise = []
     for batch in range(5):
+        if batch == 0:  # the first step is clean, as without a closure
+            assert not any(e.any() for e in optimizer.perturbation())
+            optimizer.step(problem.closure(model, batch))
+            continue
         noise.append(torch.cat(optimizer.perturbation()))
         expected = problem.gradient(model.vector.detach() + noise[-1], batch)
         optimizer.step(problem.closure(model, batch))
