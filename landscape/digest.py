@@ -16,6 +16,8 @@ import hashlib
 import io
 import os
 import re
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,9 +37,12 @@ _THREADS = 4
 _CACHED_BLOCKS = 64
 _SPAN = 64 * BLOCK  # what one thread reads and hashes at a time
 
-# Which blocks this process has hashed, for the files it read last. An edit changes size or times, and so the key.
+# Which blocks this process has hashed, for the files it read last. An edit changes size or times, and so the key; file
+# systems count time in steps of milliseconds, so a file that has just changed may change again unseen and is not here.
 _known: OrderedDict[tuple[int, ...], bytearray] = OrderedDict()
+_known_guard = threading.Lock()
 _KNOWN_FILES = 256
+_SETTLED = 2_000_000_000  # nanoseconds
 
 
 def _sha256(data: Any) -> bytes:
@@ -122,11 +127,15 @@ class SealedFile(io.RawIOBase):
     def _recall(self) -> bytearray:
         """One flag a block: whether this process has found it to match, in this very state of the file."""
         s = os.fstat(self._descriptor)
+        flags = bytearray(len(self._table) // 32)
+        if time.time_ns() - max(s.st_mtime_ns, s.st_ctime_ns) < _SETTLED:
+            return flags
         key = (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, hash(self._table))
-        flags = _known.setdefault(key, bytearray(len(self._table) // 32))
-        _known.move_to_end(key)
-        if len(_known) > _KNOWN_FILES:
-            _known.popitem(last=False)
+        with _known_guard:
+            flags = _known.setdefault(key, flags)
+            _known.move_to_end(key)
+            if len(_known) > _KNOWN_FILES:
+                _known.popitem(last=False)
         return flags
 
     @property
@@ -136,7 +145,7 @@ class SealedFile(io.RawIOBase):
 
     def verify(self) -> None:
         """Read and check all of it, whatever was checked before."""
-        self._known = bytearray(len(self._known))
+        self._known[:] = bytes(len(self._known))
         with ThreadPoolExecutor(_THREADS) as pool:
             for _ in pool.map(self._verify_span, range(USER_BLOCK, self._length, _SPAN)):
                 pass

@@ -80,6 +80,7 @@ class _Writer:
 
     def __init__(self, group: h5py.Group, name: str) -> None:
         self.group, self.name = group, name
+        self._groups: dict[tuple[str, ...], h5py.Group] = {(): group}
         self._seen: dict[tuple[Any, ...], list[str]] = {}
         self._kept: list[Tensor] = []  # so that no address is used twice while we compare addresses
 
@@ -157,7 +158,9 @@ class _Writer:
         return at
 
     def _parent(self, path: tuple[str, ...]) -> h5py.Group:
-        return self.group.require_group("/".join(path[:-1])) if len(path) > 1 else self.group
+        if path[:-1] not in self._groups:
+            self._groups[path[:-1]] = self._parent(path[:-1]).create_group(path[-2])
+        return self._groups[path[:-1]]
 
 
 class _Reader:

@@ -174,6 +174,8 @@ def main():
                 paths[name].unlink(missing_ok=True)
                 seconds = timed(write, paths[name], weights)
                 writes[name] += [seconds] if repeat else []
+        time.sleep(2.5)  # the store hashes a file again that has only just changed
+        for repeat in range(options.repeats + 1):
             for name, read in READERS.items():
                 seconds = timed(read, paths[name.split(",")[0]])
                 reads[name] += [seconds] if repeat else []
