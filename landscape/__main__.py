@@ -15,15 +15,12 @@ COMMANDS = {
     "analyze": "ask a question of a run's checkpoints",
     "figure": "draw saved analyses",
     "reproduce": "train, analyse, draw and report a whole study",
-    "verify": "read and check every file of a run",
-    "export": "write a run to one file, or weights for other software",
-    "import": "make a run from such a file",
-    "verify": "check every file of a run",
-    "export": "write weights, or a whole run, to one file",
-    "import": "make a run from such a file",
-    "benchmark": "compare the eigenvalue solvers on a checkpoint",
     "info": "show a run, a checkpoint or an analysis at a glance",
     "list": "show what can be named: optimizers, analyses, models, data sets, studies",
+    "verify": "check every file of a run",
+    "export": "write a run to one file, or weights for other software",
+    "import": "make a run from such a file",
+    "benchmark": "compare the eigenvalue solvers on a checkpoint",
 }
 
 

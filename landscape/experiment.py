@@ -39,6 +39,8 @@ class Experiment:
         base_options: Further keyword arguments of the base.
         epochs: Passes over the training data.
         batch_size: Examples per step; the last batch of an epoch may be smaller.
+        micro_batch_size: Examples per forward and backward pass, to fit memory; 0 takes the whole batch. The gradients
+            add up to the batch's; BatchNorm normalises over the micro-batch.
         schedule: Learning rate after the warm-up: cosine to zero, or constant.
         warmup_epochs: Length of the linear ramp from zero to `lr`.
         label_smoothing: Of the cross-entropy, torch's definition.
@@ -71,6 +73,7 @@ class Experiment:
 
     epochs: int = 40
     batch_size: int = 64
+    micro_batch_size: int = 0
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
@@ -100,6 +103,7 @@ class Experiment:
             ("lr", 0.0, None),
             ("epochs", 1, None),
             ("batch_size", 1, None),
+            ("micro_batch_size", 0, None),
             ("checkpoint_every", 1, None),
             ("probe_every", 0, None),
         ):

@@ -8,6 +8,8 @@ The same call continues an interrupted run and returns a finished one at once.
 from __future__ import annotations
 
 import time
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import optimizers
-from landscape import batch_norm, data, models, probes
+from landscape import batch_norm, data, distributed, models, probes
+from landscape.background_writer import BackgroundWriter
 from landscape.bases import build_base
 from landscape.checkpoint import Checkpoint
 from landscape.experiment import Experiment
@@ -42,14 +45,15 @@ class Training:
     data is a function of the step alone.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, device: torch.device | None = None) -> None:
         self.experiment = experiment
-        self.device = torch.device(experiment.device)
+        self.device = device or torch.device(experiment.device)
         loaded = data.load(experiment)
         self.flip_rate = loaded.flip_rate
         self.train = loaded.train.to(self.device, experiment.dtype)
         self.test = loaded.test.to(self.device, experiment.dtype)
         self.model = models.build(experiment, loaded).to(self.device)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.loss_fn = experiment.loss_fn()
         base = build_base(experiment, self.model)
         base.register_step_pre_hook(self._before_descent)
@@ -59,6 +63,7 @@ class Training:
         self.steps = experiment.epochs * self.steps_per_epoch
         self.schedule = build_schedule(experiment, self.optimizer, self.steps_per_epoch)
         self.recorder = Recorder()
+        self.agree_every = 1 if distributed.world_size() == 1 else 16  # steps; to agree on a stop costs a message
         self.step = 0
         self.seconds = 0.0
 
@@ -82,22 +87,28 @@ class Training:
         return list(order.to(self.device).split(self.experiment.batch_size))
 
     def take_step(self, index: Tensor) -> None:
-        """One step of the method on the examples in `index`, with the probes where they are due."""
-        inputs, targets = self.train.inputs[index], self.train.targets[index]
-        experiment, optimizer = self.experiment, self.optimizer
+        """One step of the method on the examples in `index`, with the probes where they are due.
 
-        def loss() -> Tensor:
-            return self.loss(inputs, targets)[0]
+        Each process takes its share of them, in micro-batches where asked; the gradients add up to the batch's mean.
+        """
+        experiment, optimizer = self.experiment, self.optimizer
+        parts = distributed.share(index).split(experiment.micro_batch_size or len(index))
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            value = loss()
-            value.backward()
-            return value
+            total = torch.zeros((), device=self.device, dtype=experiment.dtype)
+            for part in parts:
+                value, _ = self.loss(self.train.inputs[part], self.train.targets[part])
+                value = value * (len(part) / len(index))
+                value.backward()
+                total += value.detach()
+            return distributed.sum_gradients(self.parameters, total)
 
         if experiment.probe_every and self.step % experiment.probe_every == 0:
+            inputs, targets = self.train.inputs[index], self.train.targets[index]  # L_B of the whole batch, everywhere
             radii = experiment.probe_rho_sam, experiment.probe_rho_msam
-            self.recorder.record(self.step, **probes.probe(self.model, loss, optimizer, *radii))
+            numbers = probes.probe(self.model, lambda: self.loss(inputs, targets)[0], optimizer, *radii)
+            self.recorder.record(self.step, **numbers)
         self.recorder.record(self.step, learning_rate=optimizer.param_groups[0]["lr"])
         self.recorder.record(self.step, loss=optimizer.step(closure))
         self.schedule.step()
@@ -110,7 +121,7 @@ class Training:
         start = time.perf_counter()
         for index in self.batches_of_epoch(epoch)[position:]:
             self.take_step(index)
-            if interruption.requested:
+            if self.step % self.agree_every == 0 and distributed.any_process(interruption.requested is not None):
                 break
         steps, losses = self.recorder.fetch("loss")  # the one place of an epoch that waits for the device
         self.seconds += time.perf_counter() - start
@@ -124,17 +135,17 @@ class Training:
     @torch.no_grad()
     def evaluate(self) -> None:
         """Loss and accuracy on both splits at the clean weights, with BatchNorm's statistics re-estimated there."""
-        size = EVALUATION_BATCH
-        batch_norm.reestimate(self.model, self.train.inputs.split(size))
+        batch_norm.reestimate(self.model, self.train.inputs.split(EVALUATION_BATCH))
         self.model.eval()
         for name, split in (("train", self.train), ("test", self.test)):
-            loss = correct = torch.zeros((), device=self.device)
-            for inputs, targets in zip(split.inputs.split(size), split.targets.split(size), strict=True):
-                value, outputs = self.loss(inputs, targets)
-                loss = loss + value * len(targets)
-                correct = correct + (outputs.argmax(-1) == targets).sum()
+            sums = torch.zeros(2, device=self.device)
+            for index in distributed.share(torch.arange(len(split), device=self.device)).split(EVALUATION_BATCH):
+                targets = split.targets[index]
+                value, outputs = self.loss(split.inputs[index], targets)
+                sums += torch.stack([value.float() * len(index), (outputs.argmax(-1) == targets).sum()])
+            (sums,) = distributed.sum_over_processes([sums])
             self.recorder.record(
-                self.step, **{f"{name}_loss": loss / len(split), f"{name}_accuracy": correct / len(split)}
+                self.step, **{f"{name}_loss": sums[0] / len(split), f"{name}_accuracy": sums[1] / len(split)}
             )
         self.recorder.record(
             self.step, seconds=self.seconds, gradient_evaluations=float(self.optimizer.gradient_evaluations)
@@ -151,7 +162,7 @@ class Training:
             state={
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.schedule.state_dict(),
-                "rng": global_state(self.device),
+                "rng": distributed.gather(global_state(self.device)),  # of each process
                 "data": {
                     "epoch": self.step // self.steps_per_epoch,
                     "position": self.step % self.steps_per_epoch,
@@ -168,7 +179,16 @@ class Training:
         checkpoint.load_into(self.model)
         self.optimizer.load_state_dict(checkpoint.state("optimizer"))
         self.schedule.load_state_dict(checkpoint.state("scheduler"))
-        set_global_state(checkpoint.state("rng"), self.device)
+        generators = checkpoint.state("rng")
+        if len(generators) != distributed.world_size():
+            warnings.warn(
+                f"{checkpoint.path.name} was written by {len(generators)} processes and is continued by "
+                f"{distributed.world_size()}: gradients are summed in another order and dropout draws other numbers, "
+                "so the run is no longer bit-equal to an uninterrupted one",
+                stacklevel=2,
+            )
+        if distributed.rank() < len(generators):
+            set_global_state(generators[distributed.rank()], self.device)
         self.seconds = checkpoint.state("training")["seconds"]
         self.step = checkpoint.step
 
@@ -182,42 +202,63 @@ def train(
     as the method's. Checkpoints are written at step 0, every `checkpoint_every` epochs and at the end; the training
     waits for a copy in memory, not for the disk. `retention` says which of them stay; all if left out.
 
+    Under `torchrun` every process takes its share of each batch and process 0 writes (`landscape.distributed`).
+
     Raises:
         ValueError: The folder holds another experiment, or a name or option does not exist.
         NonFiniteLoss: The loss became infinite or NaN.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
-    run = Run.create(directory, experiment)
-    if run.finished:
+    with distributed.process_group(experiment.device) as device:
+        first = distributed.rank() == 0
+        if first:
+            Run.create(directory, experiment)
+        distributed.barrier()
+        run = Run.create(directory, experiment)
+        if run.finished:
+            return run
+        with ExitStack() as stack:
+            if first:
+                stack.enter_context(run.writing())
+            stack.enter_context(isolated(experiment.seed, f"training of process {distributed.rank()}", device))
+            interruption = stack.enter_context(Interruption())
+            writer = stack.enter_context(run.writer(retention)) if first else None
+            _continue(Training(experiment, device), run, writer, interruption, progress=progress and first)
+        distributed.barrier()
         return run
-    with (
-        run.writing(),
-        isolated(experiment.seed, "training", experiment.device),
-        Interruption() as interruption,
-        run.writer(retention) as writer,
-    ):
-        training = Training(experiment)
-        if run.steps:
-            training.restore(run.checkpoint("last"))
-        else:
-            training.evaluate()
-            writer.submit(training.contents(run))
-        every = experiment.checkpoint_every * training.steps_per_epoch
-        with tqdm(
-            total=training.steps, initial=training.step, desc=run.path.name, unit="step", delay=2, disable=not progress
-        ) as bar:
-            while training.step < training.steps:
-                before = training.step
-                training.run_epoch(interruption)
-                bar.update(training.step - before)
-                finished = training.step == training.steps
-                if training.step % training.steps_per_epoch == 0:
-                    training.evaluate()
-                if finished or interruption.requested or training.step % every == 0:
-                    writer.submit(training.contents(run))
-                if interruption.requested and not finished:
-                    raise Interrupted(
-                        f"{interruption.requested} at step {training.step} of {training.steps}: "
-                        f"saved in {run.path}; the same command continues"
-                    )
-    return run
+
+
+def _continue(
+    training: Training, run: Run, writer: BackgroundWriter | None, interruption: Interruption, *, progress: bool
+) -> None:
+    """From the last checkpoint, or the beginning, to the end or an interruption."""
+
+    def save() -> None:
+        contents = training.contents(run)  # by every process: it gathers
+        if writer is not None:
+            writer.submit(contents)
+
+    if run.steps:
+        training.restore(run.checkpoint("last"))
+    else:
+        training.evaluate()
+        save()
+    every = training.experiment.checkpoint_every * training.steps_per_epoch
+    with tqdm(
+        total=training.steps, initial=training.step, desc=run.path.name, unit="step", delay=2, disable=not progress
+    ) as bar:
+        while training.step < training.steps:
+            before = training.step
+            training.run_epoch(interruption)
+            bar.update(training.step - before)
+            stop = distributed.any_process(interruption.requested is not None)
+            finished = training.step == training.steps
+            if training.step % training.steps_per_epoch == 0:
+                training.evaluate()
+            if finished or stop or training.step % every == 0:
+                save()
+            if stop and not finished:
+                raise Interrupted(
+                    f"{interruption.requested or 'stopped'} at step {training.step} of {training.steps}: "
+                    f"saved in {run.path}; the same command continues"
+                )

@@ -1,4 +1,4 @@
-"""`landscape export RUN TARGET [--step last]`."""
+"""`landscape export RUN TARGET`: a run as one file, or a checkpoint's weights for other software."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from landscape.commands.parser import command_parser
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write a checkpoint's weights (.safetensors, .pt) or a whole run (.h5) to one file."""
+    """Write TARGET, in the format its ending names."""
     parser = command_parser(
-        "export", "Write a checkpoint's weights to a .safetensors, .pt or .pth file, or a whole run to one .h5 file."
+        "export",
+        "Write a run to one HDF5 file (.h5), or the weights of one checkpoint to .safetensors, .pt or .pth.",
     )
     parser.add_argument("run", help="The run's folder.")
-    parser.add_argument("target", help="The file; its ending says what is written.")
-    parser.add_argument(
-        "--step", default="last", help="Of the checkpoint whose weights are written: last, first, a number."
-    )
+    parser.add_argument("target", help="The file to write.")
+    parser.add_argument("--step", default="last", help="Which checkpoint's weights: last, first or a step.")
     chosen = parser.parse_args(list(arguments))
 
     from landscape.archive import export_archive
     from landscape.exchange import export_weights
     from landscape.run import Run
 
-    run = Run.open(chosen.run)
-    if Path(chosen.target).suffix == ".h5":
-        export_archive(run, chosen.target)
+    run, target = Run.open(chosen.run), Path(chosen.target)
+    if target.suffix == ".h5":
+        export_archive(run, target)
     else:
-        step = chosen.step if chosen.step in ("first", "last") else int(chosen.step)
-        export_weights(run.checkpoint(step), chosen.target)
-    print(chosen.target)
+        export_weights(run.checkpoint(int(chosen.step) if chosen.step.isdecimal() else chosen.step), target)
+    print(f"{target}: {target.stat().st_size} bytes")

@@ -1,4 +1,4 @@
-"""`landscape verify RUN`."""
+"""`landscape verify RUN`: read and check every file of a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from landscape.commands.parser import command_parser
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read every file of a run in full and check it; fail where one is not as it was written."""
-    parser = command_parser("verify", "Check every file of a run against its seal and its layout.")
+    """Say what is wrong with which file; ValueError, hence exit code 2, if anything is."""
+    parser = command_parser("verify", "Read every file of a run in full and check it. Exit code 2 if any is not right.")
     parser.add_argument("run", help="The run's folder.")
     chosen = parser.parse_args(list(arguments))
 
@@ -17,10 +17,9 @@ def main(arguments: Sequence[str]) -> None:
     from landscape.verify import verify
 
     findings = verify(Run.open(chosen.run))
-    for finding in findings:
-        print(f"{'ok' if finding.problem is None else finding.problem:<4} {finding.path}")
-    wrong = [finding for finding in findings if finding.problem is not None]
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} of {len(findings)} are not as they should be: {wrong[0].path}: {wrong[0].problem}"
-        )
+    bad = [finding for finding in findings if finding.problem]
+    for finding in bad:
+        print(f"{finding.path}: {finding.problem}")
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(findings) - 1} files are not right")
+    print(f"{chosen.run}: {len(findings) - 1} files, all as they were written")

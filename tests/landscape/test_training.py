@@ -153,3 +153,22 @@ def test_bf16_trains(tmp_path: Path) -> None:
     run = train(SMALL.replace(optimizer="sam", precision="bf16", epochs=8), tmp_path, progress=False)
     assert run.checkpoint("last").theta.dtype == torch.float32
     assert float(run.metrics["test_accuracy"][-1]) > 0.5
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    """In float64 the two differ by rounding alone; the method's gradients are counted as one for each batch."""
+    experiment = SMALL.replace(optimizer="sam", precision="float64", rho=0.1)
+    whole = train(experiment, tmp_path / "whole", progress=False)
+    parts = train(experiment.replace(micro_batch_size=20), tmp_path / "parts", progress=False)
+    torch.testing.assert_close(whole.checkpoint("last").theta, parts.checkpoint("last").theta, rtol=1e-10, atol=1e-12)
+    assert float(parts.metrics["gradient_evaluations"][-1]) == 24
+
+
+def test_resuming_with_micro_batches_is_exact(tmp_path: Path) -> None:
+    experiment = SMALL.replace(optimizer="msam", micro_batch_size=20, model_options=RANDOM)
+    whole = train(experiment, tmp_path / "whole", progress=False)
+    train(experiment, tmp_path / "cut", progress=False)
+    cut = Run.open(tmp_path / "cut")
+    for step in cut.steps[2:]:
+        cut.checkpoint_path(step).unlink()
+    equal(whole, train(experiment, tmp_path / "cut", progress=False))
