@@ -68,7 +68,7 @@ def hessian_benchmark(
                 seconds[name].append(time.perf_counter() - begun)
             except Exception as failure:
                 failures[name] = f"{type(failure).__name__}: {str(failure)[:200]}"
-    rows = dict.fromkeys(solvers, (np.nan, np.nan, np.nan))
+    rows: dict[str, tuple[float, ...]] = dict.fromkeys(solvers, (np.nan, np.nan, np.nan, np.nan))
     for name, (vectors, products, message) in found.items():
         pairs = measured(hessian, vectors, "LM", tol, products, message)
         values = pairs.values.numpy()

@@ -8,7 +8,7 @@ Every eigenvalue comes with its residual ‖H v − λ v‖ and with bounds on i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -70,6 +70,42 @@ def top_eigenvalues(
     return dataset_of(found)
 
 
+@analysis(cost="about 25 + 5k Hessian products", reference="Sagun et al. (2017); Foret et al. (2021), Fig. 3")
+def hessian_spectrum(
+    objective: Objective,
+    *,
+    k: int = 5,
+    smallest: int = 1,
+    tol: float = 1e-3,
+    max_basis: int | None = None,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Both ends of the Hessian's spectrum: how sharp the sharpest directions are, how spread, and how negative it gets.
+
+    The `k` largest eigenvalues (`eigenvalue`, with `residual` and bounds as in `top_eigenvalues`), the `smallest` most
+    negative ones (`smallest_eigenvalue`, `smallest_error_bound`), and `lambda_max`, `lambda_min`, `spread` λ₁/λ_k and
+    `negative_share` −λ_min/λ_max (0 where nothing is negative). Data, mode and errors as in `top_eigenvalues`. Cost:
+    attribute `matvecs` Hessian products.
+    """
+    hessian = objective.hessian()
+    options: dict[str, Any] = {"tol": tol, "max_basis": max_basis}
+    top = lanczos(hessian, k, generator=torch.Generator().manual_seed(seed), **options)
+    bottom = lanczos(hessian, smallest, which="SA", generator=torch.Generator().manual_seed(seed), **options)
+    dataset = dataset_of(top)
+    values, lowest = top.values.numpy(), float(bottom.values[0])
+    curvature = {"units": CURVATURE}
+    dataset["smallest_eigenvalue"] = ("j", bottom.values.numpy(), {**curvature, "long_name": "smallest eigenvalue"})
+    dataset["smallest_error_bound"] = ("j", bottom.error_bounds.numpy(), curvature)
+    dataset["lambda_max"] = ((), values[0], {**curvature, "long_name": "largest Hessian eigenvalue"})
+    dataset["lambda_min"] = ((), lowest, {**curvature, "long_name": "smallest Hessian eigenvalue"})
+    dataset["spread"] = ((), values[0] / values[-1] if values[-1] else np.nan, {"units": "1"})
+    dataset["negative_share"] = ((), max(-lowest, 0.0) / values[0] if values[0] > 0 else np.nan, {"units": "1"})
+    dataset.attrs["matvecs"] += bottom.matvecs
+    dataset.attrs["converged"] = top.converged and bottom.converged
+    dataset.attrs["message"] = top.message if not top.converged else bottom.message
+    return dataset.assign_coords(j=np.arange(1, smallest + 1))
+
+
 def dataset_of(found: Eigenpairs) -> xr.Dataset:
     """Eigenpairs as a Dataset over k = 1 … k, without their vectors."""
     described = {
@@ -111,6 +147,26 @@ def plot_top_eigenvalues(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
             ax.set_xlabel("index of the eigenvalue")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylabel(figures.label(dataset.eigenvalue))
+        return ax
+
+
+@hessian_spectrum.figure
+def plot_hessian_spectrum(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """The largest eigenvalues in order and, below zero where they are negative, the smallest."""
+    with figures.axes(ax) as ax:
+        for name, index, text in (("eigenvalue", "k", "largest"), ("smallest_eigenvalue", "j", "smallest")):
+            bound = "error_bound" if name == "eigenvalue" else "smallest_error_bound"
+            mean, error = figures.over_seeds(dataset, name, bound)
+            if "step" in mean.dims:
+                first = mean.isel({index: 0})
+                figures.band(ax, mean.step, first, None if error is None else error.isel({index: 0}), text)
+            else:
+                figures.points(ax, mean[index], mean, error, text, marker="o" if index == "k" else "s")
+        ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+        ax.set_xlabel("training step" if "step" in dataset.eigenvalue.dims else "index of the eigenvalue")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_ylabel(figures.label(dataset.eigenvalue))
+        figures.legend(ax)
         return ax
 
 

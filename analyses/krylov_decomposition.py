@@ -143,6 +143,16 @@ class KrylovDecomposition:
         self.basis.rotate(turn, self.locked + self.size)
         self._matrix[self.size : self.size + self.waiting, : self.size] = turn.T @ tail
 
+    def novelty(self) -> float:
+        """Of the first product's image, the share outside the vectors begun from: how far they are from invariant."""
+        column = self._matrix[: self.size + self.waiting, 0]
+        return float(np.abs(column[-1]) / np.linalg.norm(column).clip(np.finfo(float).tiny))
+
+    def collapse(self) -> None:
+        """After one product, let only what it left over wait: from here on the space is that of the first vector."""
+        self.aim(np.ones((1, 1)))
+        self.waiting = min(self.waiting, 1)
+
     def cut(self, coefficients: np.ndarray) -> None:
         """Thick restart: keep V S for S (j, l) with orthonormal columns; P stays."""
         matrix, tail = self._parts()

@@ -27,6 +27,7 @@ from analyses.krylov_decomposition import KrylovDecomposition, RitzPairs
 from analyses.repeated_eigenvalues import search_for_copies
 from analyses.spectrum_end import SpectrumEnd, Which
 
+NEARLY = 3  # times the tolerance: starting vectors further than this from invariant serve better as their sum alone
 NEAR = 30  # times the tolerance: from here on no product is begun before the last one's residuals are known
 BASIS_BYTES = 4 << 30  # where `max_basis` is not given, the basis grows up to this size before it is restarted
 
@@ -83,7 +84,9 @@ def lanczos(
     device = torch.device(getattr(A, "device", "cpu"))
     dtype = torch.promote_types(getattr(A, "dtype", torch.float32), torch.float32)
     most = min(n, max_basis or max(2 * k + 8, BASIS_BYTES // (n * dtype.itemsize)))
-    starts = start[:, None] if start is not None and start.ndim == 1 else start
+    starts = start if start is None or start.ndim == 2 else start[:, None]
+    if starts is not None and starts.shape[1] > 1:
+        starts = torch.cat([starts.sum(1, keepdim=True), starts[:, :-1]], dim=1)  # the same span, the sum first
     waiting = 1 if starts is None else starts.shape[1]
     basis = KrylovBasis(n, min(most, 4 * k + 24) + waiting, dtype=dtype, storage=storage or dtype, device=device)
     space = KrylovDecomposition(A, basis, locked=0, generator=generator or torch.Generator().manual_seed(0))
@@ -124,6 +127,8 @@ class _Search:
             self.bar.update()
             # Far from the goal the device is not made to wait for the test, which then speaks of one product less.
             ahead = far and space.on_accelerator and space.waiting == 1 and space.size < most
+            if space.size == 1 and space.waiting > 1 and space.settle() and space.novelty() > NEARLY * self.end.tol:
+                space.collapse()
             if space.settle(behind=int(ahead)) >= (1 if space.locked else self.end.k):
                 pairs = space.ritz(self.end.order)
                 self.bar.set_postfix_str(self.end.progress(pairs), refresh=False)

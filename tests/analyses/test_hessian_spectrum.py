@@ -1,11 +1,21 @@
 """Hessian eigenvalues of small networks against LAPACK on the dense Hessian of all examples in one batch."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from analyses.hessian_spectrum import compare_top_eigenvalues, plot_top_eigenvalues, top_eigenvalues
+from analyses.eigenvalue_tracking import track_eigenvalues
+from analyses.hessian_benchmark import hessian_benchmark, installed, table
+from analyses.hessian_spectrum import (
+    compare_top_eigenvalues,
+    hessian_spectrum,
+    plot_hessian_spectrum,
+    plot_top_eigenvalues,
+    top_eigenvalues,
+)
 from landscape.objective import Objective
 
 
@@ -72,3 +82,62 @@ def test_pictures(problem) -> None:
     found = top_eigenvalues(Objective(model, nn.CrossEntropyLoss(), [(x, y)]), k=3)
     assert plot_top_eigenvalues(found).get_ylabel() == "Hessian eigenvalue [loss/‖θ‖₂²]"
     compare_top_eigenvalues({"SGD": found, "SAM": found})
+
+
+def test_both_ends_and_their_summary(problem) -> None:
+    model, x, y = problem
+    true = exact(problem)
+    found = hessian_spectrum(Objective(model, nn.CrossEntropyLoss(), [(x, y)]), k=5, smallest=2, tol=1e-9)
+    np.testing.assert_allclose(found.eigenvalue, true[::-1][:5], rtol=1e-8)
+    np.testing.assert_allclose(found.smallest_eigenvalue, true[:2], rtol=1e-8)
+    np.testing.assert_allclose(found.spread, true[-1] / true[-5], rtol=1e-8)
+    np.testing.assert_allclose(found.negative_share, -true[0] / true[-1], rtol=1e-8)
+    assert found.attrs["matvecs"] == found.attrs["hessian_products"]
+    plot_hessian_spectrum(found)
+
+
+def test_tracking_along_a_run_finds_what_cold_searches_find(problem) -> None:
+    model, x, y = problem
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model.eval()
+    checkpoints = []
+    for _ in range(8):
+        checkpoints.append(Objective(copy.deepcopy(model), nn.CrossEntropyLoss(), [(x, y)]))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    warm = track_eigenvalues(checkpoints, k=3, refresh=5)
+    cold = track_eigenvalues(checkpoints, k=3, refresh=1)
+    assert warm.eigenvalue.dims == ("step", "k")
+    assert warm.step.values.tolist() == list(range(8))
+    np.testing.assert_allclose(warm.eigenvalue, cold.eigenvalue, rtol=1e-4)
+    assert bool(warm.converged.all())
+    assert (warm.matvecs[[1, 2, 3, 4, 6, 7]] <= cold.matvecs[[1, 2, 3, 4, 6, 7]] / 2).all()
+    assert warm.matvecs[5] == cold.matvecs[5]
+    with pytest.raises(ValueError, match="at least one"):
+        track_eigenvalues([])
+
+
+def test_unknown_backend_and_too_many_pairs(problem) -> None:
+    model, x, y = problem
+    objective = Objective(model, nn.CrossEntropyLoss(), [(x, y)])
+    with pytest.raises(ValueError, match="lanczos, scipy or pyhessian"):
+        top_eigenvalues(objective, backend="magma")
+    with pytest.raises(ValueError, match="k = 999"):
+        top_eigenvalues(objective, k=999)
+
+
+def test_the_benchmark_measures_every_program_alike(problem) -> None:
+    model, x, y = problem
+    objective = Objective(model, nn.CrossEntropyLoss(), [(x, y)])
+    chosen = {name: solver for name, solver in installed().items() if name == "lanczos" or "scipy" in name}
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    result = hessian_benchmark(objective, k=2, repeats=1, solvers={**chosen, "broken": broken})
+    ours = result.sel(solver="lanczos")
+    assert ours.products <= result.attrs["floor"] + 1
+    assert ours.met == 1
+    assert np.isnan(result.sel(solver="broken").products)
+    assert "RuntimeError: out of order" in table(result)

@@ -1,0 +1,54 @@
+r"""Hessian eigenvalues along a training run, each checkpoint's search begun from the last one's eigenvectors.
+
+Between neighbouring checkpoints the leading eigenspace turns little: a Krylov space begun from the old vectors holds
+good approximations after k products, where one begun from a random vector needs three times as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from analyses.hessian_spectrum import dataset_of
+from analyses.lanczos import Eigenpairs, lanczos
+from analyses.spectrum_end import Which
+from landscape.objective import Objective
+
+if TYPE_CHECKING:
+    from landscape.run import Checkpoint
+
+
+def track_eigenvalues(
+    subjects: Iterable[Objective | Checkpoint],
+    *,
+    k: int = 5,
+    which: Which = "LA",
+    tol: float = 1e-3,
+    refresh: int = 10,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The k eigenvalues at each of `subjects`, as `top_eigenvalues` has them, over `step`, and `matvecs` (step).
+
+    A search from old vectors certifies what it finds, but can miss an eigenvalue that rose from far below among the k
+    while its vector stayed orthogonal to the old ones; so every `refresh`-th search begins afresh (1: all do). Objectives
+    are numbered from zero, checkpoints have their own step.
+    """
+    if refresh < 1:
+        raise ValueError(f"expected refresh ≥ 1 (1 begins every search afresh), got {refresh}")
+    found: Eigenpairs | None = None
+    rows = []
+    for index, subject in enumerate(tqdm(subjects, desc="eigenvalues", unit="checkpoint", delay=2, disable=None)):
+        objective = subject if isinstance(subject, Objective) else subject.objective()
+        step = index if isinstance(subject, Objective) else subject.step
+        start = None if found is None or index % refresh == 0 else found.vectors
+        generator = torch.Generator().manual_seed(seed)
+        found = lanczos(objective.hessian(), k, which=which, tol=tol, start=start, generator=generator)
+        row = dataset_of(found)
+        rows.append(row.assign(matvecs=((), row.attrs["matvecs"])).assign_coords(step=step).drop_attrs(deep=False))
+    if not rows:
+        raise ValueError("expected at least one objective or checkpoint, got none")
+    return xr.concat(rows, "step")
