@@ -6,13 +6,14 @@ CUDA tensors go to pinned memory without waiting for each other; one wait at the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape import tensor_codec
 from landscape.tree_codec import Tree
 
 
@@ -25,7 +26,7 @@ class HostCopy:
     def __call__(self, tree: Tree) -> Tree:
         """An independent copy of `tree` on the CPU; one tensor in two places stays one."""
         self._used: dict[tuple[Any, ...], int] = defaultdict(int)
-        self._copies: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        self._copies: dict[Hashable, tuple[Tensor, Tensor]] = {}
         copied = self._copy(tree)
         for device in {source.device for source, _ in self._copies.values() if source.is_cuda}:
             torch.cuda.current_stream(device).synchronize()
@@ -46,7 +47,7 @@ class HostCopy:
     def _tensor(self, tensor: Tensor) -> Tensor:
         if tensor.layout != torch.strided or tensor.is_meta:
             return tensor  # no file can hold it, and the writer says so by name
-        identity = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj())
+        identity = tensor_codec.identity(tensor)
         if tensor.numel() == 0 or identity not in self._copies:
             # the source is kept with the copy, so that no address is seen twice
             self._copies[identity] = (tensor, self._buffer(tensor).copy_(tensor, non_blocking=tensor.is_cuda))

@@ -6,6 +6,8 @@ bfloat16 as uint16, float8 and bool as uint8, complex as pairs of floats in a la
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +40,12 @@ def name_of(dtype: torch.dtype) -> str:
 def stored_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the array that stores a tensor of this dtype and shape."""
     return (*shape, 2) if dtype in _PAIRS else shape
+
+
+def identity(tensor: Tensor) -> Hashable:
+    """Equal for tensors that are the same memory seen in the same way, as tied parameters are, while both live."""
+    seen = (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
+    return (tensor.device, tensor.data_ptr(), *seen)
 
 
 def encode(tensor: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ import base64
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import h5py
@@ -81,7 +81,7 @@ class _Writer:
     def __init__(self, group: h5py.Group, name: str) -> None:
         self.group, self.name = group, name
         self._groups: dict[tuple[str, ...], h5py.Group] = {(): group}
-        self._seen: dict[tuple[Any, ...], list[str]] = {}
+        self._seen: dict[Hashable, list[str]] = {}
         self._kept: list[Tensor] = []  # so that no address is used twice while we compare addresses
 
     def node(self, value: Tree, path: tuple[str, ...]) -> Any:
@@ -119,15 +119,15 @@ class _Writer:
 
     def _link_names(self, keys: Iterable[Any], path: tuple[str, ...]) -> list[str]:
         """A link name for each key, all different: 1 and "1" may be keys of one dict."""
-        names: list[str] = []
+        names: dict[str, None] = {}
         for key in keys:
             if type(key) is not str and type(key) is not int:
                 raise ValueError(f"{self._where(path)}: expected keys of type str or int, got {key!r}")
             name = link_name(key)
             while name in names:
                 name += "%"
-            names.append(name)
-        return names
+            names[name] = None
+        return list(names)
 
     def _tensor(self, tensor: Tensor, path: tuple[str, ...]) -> dict[str, Any]:
         try:
@@ -135,7 +135,7 @@ class _Writer:
         except ValueError as error:
             raise ValueError(f"{self._where(path)}: {error}") from error
         name, shape = tensor_codec.name_of(tensor.dtype), list(tensor.shape)
-        identity = (tensor.device, tensor.data_ptr(), name, *shape, *tensor.stride())
+        identity = tensor_codec.identity(tensor)
         if tensor.numel() and identity in self._seen:
             at = list(path)
             self._parent(path)[path[-1]] = self.group["/".join(self._seen[identity])]

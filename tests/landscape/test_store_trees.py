@@ -98,8 +98,11 @@ def test_every_dtype_of_torch_is_stored_or_refused_by_name(tmp_path):
 def test_views_are_stored_by_value(tmp_path):
     base = torch.randn(4, 6, dtype=torch.complex64)
     tree = {
+        "itself": base,
         "transposed": base.t(),
         "conjugate": base.conj(),
+        "negative": base.conj().imag,
+        "imaginary": base.imag,
         "strided": base.real[:, ::2],
         "expanded": torch.ones(1, 3).expand(5, 3),
         "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
