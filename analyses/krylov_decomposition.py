@@ -53,7 +53,7 @@ class KrylovDecomposition:
         self.operator, self.basis, self.generator = operator, basis, generator
         self.locked = locked
         self.size = self.waiting = 0
-        self._n = basis.rows.shape[1]
+        self._n = basis.n
         self._matrix = np.zeros((basis.capacity - locked + 1,) * 2)  # B, and C in the `waiting` rows below it
         self._unread: list[_Column] = []  # of the products whose coefficients the host has not seen yet
         self.epsilon = torch.finfo(basis.dtype).eps
@@ -61,7 +61,7 @@ class KrylovDecomposition:
     @property
     def on_accelerator(self) -> bool:
         """Whether the host runs ahead of the device that makes the products."""
-        return self.basis.rows.device.type == "cuda"
+        return self.basis.device.type == "cuda"
 
     @property
     def complete(self) -> bool:
@@ -79,10 +79,10 @@ class KrylovDecomposition:
         With none left, or without a start, a random vector waits.
         """
         for column in () if start is None else start.T:
-            w = column.detach().to(device=self.basis.rows.device, dtype=self.basis.dtype, copy=True)
-            length = float(torch.linalg.vector_norm(w))
+            w = self.basis.share(column.detach()).clone()
+            length = float(self.basis.norm(w))
             self.basis.project(w, self._rows())
-            if float(torch.linalg.vector_norm(w)) > 1e4 * self.epsilon * length and not self._spanned():
+            if float(self.basis.norm(w)) > 1e4 * self.epsilon * length and not self._spanned():
                 self._wait(w)
         if not self.waiting:
             self._wait(self._random())
@@ -92,9 +92,9 @@ class KrylovDecomposition:
 
         The coefficients are on their way to the host; `settle` receives them.
         """
-        w = (self.operator @ self.basis.vector(self.locked + self.size)).to(self.basis.dtype)
+        w = self._image(self.basis.vector(self.locked + self.size))
         coefficients = self.basis.project(w, self._rows())
-        length = torch.linalg.vector_norm(w)
+        length = self.basis.norm(w)
         self.size += 1
         self.waiting -= 1
         self._unread.append(_Column(torch.cat([coefficients, length[None]])))
@@ -158,8 +158,7 @@ class KrylovDecomposition:
         matrix, tail = self._parts()
         j, kept = coefficients.shape
         self.basis.rotate(coefficients, self.locked)
-        for row in range(self.waiting):
-            self.basis.rows[self.locked + kept + row] = self.basis.rows[self.locked + j + row]
+        self.basis.move(self.locked + j, self.locked + kept, self.waiting)
         self._unread.clear()
         self._matrix[:] = 0
         self._matrix[:kept, :kept] = coefficients.T @ matrix @ coefficients
@@ -168,12 +167,14 @@ class KrylovDecomposition:
 
     def defect(self, coefficients: np.ndarray) -> float:
         """‖A V y − V B y − P C y‖ for y (j,): how far the relation itself is from true. Cost: one product."""
-        w = self.operator @ self.basis.combine(np.concatenate([np.zeros(self.locked), coefficients]))
+        w = self._image(self.basis.combine(np.concatenate([np.zeros(self.locked), coefficients])))
         relation = np.concatenate(self._parts()) @ coefficients
         known = np.concatenate([np.zeros(self.locked), relation])
-        w = w.to(self.basis.dtype)
         self.basis.subtract(w, torch.as_tensor(known, dtype=w.dtype, device=w.device))
-        return float(torch.linalg.vector_norm(w))
+        return float(self.basis.norm(w))
+
+    def _image(self, vector: Tensor) -> Tensor:
+        return self.basis.share(self.operator @ vector).clone()  # what follows works in place, on no one else's tensor
 
     def _parts(self) -> tuple[np.ndarray, np.ndarray]:
         """B and C of the settled columns."""
@@ -193,15 +194,14 @@ class KrylovDecomposition:
             self._matrix = grown
 
     def _wait(self, w: Tensor, length: Tensor | None = None) -> None:
-        length = torch.linalg.vector_norm(w) if length is None else length
-        self.basis.rows[self._rows()] = w.div_(length)
+        self.basis.store(self._rows(), w.div_(self.basis.norm(w) if length is None else length))
         self.waiting += 1
 
     def _random(self) -> Tensor:
         drawn = torch.randn(self._n, generator=self.generator, dtype=self.basis.dtype, device=self.generator.device)
-        w = drawn.to(device=self.basis.rows.device)
+        w = self.basis.share(drawn)
         self.basis.project(w, self._rows())
-        self.basis.project(w.div_(torch.linalg.vector_norm(w)), self._rows())
+        self.basis.project(w.div_(self.basis.norm(w)), self._rows())
         return w
 
 

@@ -61,6 +61,7 @@ def lanczos(
     multiplicity: bool = False,
     start: Tensor | None = None,
     storage: torch.dtype | None = None,
+    sharded: bool = False,
     max_matvecs: int = 10_000,
     generator: torch.Generator | None = None,
 ) -> Eigenpairs:
@@ -71,7 +72,8 @@ def lanczos(
     pair; for a θ that is zero to rounding, the residual need only fall to rounding too. `max_basis`: most basis vectors
     held at once (default: all of them). `start`: a vector (n,) of interest to begin from, or vectors (n, p) close to
     the wanted ones. `storage`: dtype the basis is kept in; bfloat16 halves its memory and limits relative residuals to
-    some 4e-3. `generator`: draws the starting vector (default: seed 0).
+    some 4e-3. `sharded`: each process of `torch.distributed` keeps its share of the basis; all call alike, with an
+    operator that gives all of them the same product. `generator`: draws the starting vector (default: seed 0).
 
     `multiplicity=False` finds each eigenvalue once, however often it is repeated, as a Krylov space of one vector does;
     `True` searches on, orthogonally to what was found, until copies are found too. Neither ever returns a vector twice.
@@ -88,7 +90,9 @@ def lanczos(
     if starts is not None and starts.shape[1] > 1:
         starts = torch.cat([starts.sum(1, keepdim=True), starts[:, :-1]], dim=1)  # the same span, the sum first
     waiting = 1 if starts is None else starts.shape[1]
-    basis = KrylovBasis(n, min(most, 4 * k + 24) + waiting, dtype=dtype, storage=storage or dtype, device=device)
+    basis = KrylovBasis(
+        n, min(most, 4 * k + 24) + waiting, dtype=dtype, storage=storage or dtype, device=device, sharded=sharded
+    )
     space = KrylovDecomposition(A, basis, locked=0, generator=generator or torch.Generator().manual_seed(0))
     space.begin(starts)
     end = SpectrumEnd(k, which, tol / 2 if multiplicity else tol, torch.finfo(dtype).eps)
@@ -223,7 +227,7 @@ def _measured(operator: Any, vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
     for i, v in enumerate(vectors.T):
         product = (operator @ v).to(v.dtype)
         values[i] = float(v @ product)
-        residuals[i] = float(torch.linalg.vector_norm(product.sub_(v, alpha=values[i])))
+        residuals[i] = float(torch.linalg.vector_norm(torch.sub(product, v, alpha=values[i])))
     return values, residuals
 
 

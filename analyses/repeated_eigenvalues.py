@@ -46,7 +46,7 @@ def search_for_copies(
     basis, k = found.basis, end.k
     found.cut(ritz.coefficients[:, :k])
     values = ritz.values[:k].copy()
-    while k < basis.rows.shape[1]:
+    while k < basis.n:
         complement = KrylovDecomposition(found.operator, basis, locked=k, generator=found.generator)
         complement.begin(None)
         rest = search.extend(complement, functools.partial(_verdict, known=values, end=end))
