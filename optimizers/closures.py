@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 Closure = Callable[[], Any]
 
@@ -56,14 +57,24 @@ class BatchClosure:
         return [BatchClosure(self.model, self.loss_fn, inputs, targets) for inputs, targets in parts]
 
     def hessian_product(self, parameters: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
-        """The Hessian of the mean loss at the present weights times a vector; costs about two gradients."""
+        """The Hessian of the mean loss at the present weights times a vector; costs about two gradients.
+
+        Data-parallel replicas average their products, as they do their gradients.
+        """
+        replicas = self.model if isinstance(self.model, DistributedDataParallel) else None
+        model = self.model if replicas is None else cast(nn.Module, replicas.module)
         with torch.enable_grad():
-            loss = self.loss_fn(self.model(self.inputs), self.targets)
+            loss = self.loss_fn(model(self.inputs), self.targets)
             gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
             used = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad]
             products = torch.autograd.grad(
                 [g for g, _ in used], parameters, [v for _, v in used], allow_unused=True, materialize_grads=True
             )
+        if replicas is not None:
+            group = cast("torch.distributed.ProcessGroup", replicas.process_group)
+            for product in products:
+                torch.distributed.all_reduce(product, group=group)
+                product.div_(group.size())
         return list(products)
 
 

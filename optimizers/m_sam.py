@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from optimizers import norms
@@ -39,6 +40,8 @@ class MicroSAM(SharpnessAware):
 
     def _check_closure(self, closure: Closure) -> None:
         batch = batch_closure(closure, "m-SAM splits the batch")
+        if self.vectorize and isinstance(batch.model, DistributedDataParallel):
+            raise ValueError("vectorize=True bypasses DistributedDataParallel's averaging; use vectorize=False")
         if self.vectorize and any(True for _ in batch.model.buffers()):
             raise ValueError(
                 "vectorize=True runs all micro-batches through one model, whose buffers (BatchNorm's statistics) they "

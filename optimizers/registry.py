@@ -76,11 +76,22 @@ def available() -> tuple[str, ...]:
 def create(name: str, base: Optimizer, **hyperparameters: Any) -> SharpnessAware:
     """The method called `name` over `base`; an unknown name or option answers with those that exist."""
     info = describe(name)
-    unknown = sorted(set(hyperparameters) - set(info.defaults))
+    method = _METHODS[name][0]
+    common = _keywords(method.__mro__[1]) if _forwards(method) else ()
+    unknown = sorted(set(hyperparameters) - set(info.defaults) - set(common))
     if unknown:
-        known = ", ".join(info.defaults) or "none"
+        known = ", ".join(dict.fromkeys([*info.defaults, *common])) or "none"
         raise TypeError(f"{name}: unknown hyperparameter {', '.join(unknown)}; expected among: {known}")
-    return _METHODS[name][0](base, **hyperparameters)
+    return method(base, **hyperparameters)
+
+
+def _keywords(method: type) -> list[str]:
+    parameters = inspect.signature(method).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _forwards(method: type) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(method).parameters.values())
 
 
 def describe(name: str) -> OptimizerInfo:

@@ -233,12 +233,16 @@ class SharpnessAware(Optimizer):
     def perturbation(self) -> list[Tensor]:
         """The ε of now, one tensor for each parameter in the order of `param_groups`; changes nothing.
 
-        Directions that need the gradient at w take what `.grad` holds: evaluate it at the clean weights before.
+        Directions that need the gradient at w take what `.grad` holds: evaluate it at the clean weights before. Of a
+        sharded parameter it is the local shard.
         """
         with torch.no_grad():
             ascent = self._ascent(self._clean_gradient())
             moved = dict(zip(ascent.parameters, perturbation(ascent, self._radii(ascent)), strict=True))
-            return [moved[p] if p in moved else torch.zeros_like(p) for p in self._parameters]
+            here = shards(self._parameters)
+            return [
+                moved[p] if p in moved else torch.zeros_like(w) for p, w in zip(self._parameters, here, strict=True)
+            ]
 
     def eval(self) -> None:
         """Load the clean weights, for evaluation or a checkpoint; may be repeated."""
