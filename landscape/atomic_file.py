@@ -6,6 +6,7 @@ Temporary name in the same folder → write → fsync → os.replace → fsync o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -18,15 +19,20 @@ TEMPORARY = ".tmp-"
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes `path` when the block ends, and is removed if the block raises.
 
-    The block must leave its file closed and fsynced.
+    The block must leave its file closed and fsynced. An OSError in it comes out as one that names `path`.
     """
     path = Path(path)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            os.truncate(temporary, 0)  # gives the space back even if a library that failed to close it holds it open
+            temporary.unlink()
+        if isinstance(error, OSError):
+            number = error.errno or errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
     sync_folder(path.parent)
 
