@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import optimizers
@@ -38,6 +38,20 @@ class NonFiniteLoss(RuntimeError):
     """The loss became infinite or NaN; everything up to the last checkpoint is on disk."""
 
 
+class Autocast(nn.Module):
+    """A network whose arithmetic runs under bfloat16 autocast; its weights stay as they are."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self.device_type = device.type
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The network's outputs."""
+        with torch.autocast(self.device_type, torch.bfloat16):
+            return self.network(inputs)
+
+
 class Training:
     """All that changes while an experiment runs: model, optimizer, schedule, step, metrics.
 
@@ -54,6 +68,7 @@ class Training:
         self.test = loaded.test.to(self.device, experiment.dtype)
         self.model = models.build(experiment, loaded).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.network = Autocast(self.model, self.device) if experiment.precision == "bf16" else self.model
         self.loss_fn = experiment.loss_fn()
         base = build_base(experiment, self.model)
         base.register_step_pre_hook(self._before_descent)
@@ -67,11 +82,9 @@ class Training:
         self.step = 0
         self.seconds = 0.0
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean training loss of a batch, and the model's outputs."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
-            outputs = self.model(inputs)
-        return self.loss_fn(outputs.to(self.experiment.dtype), targets), outputs
+    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean training loss of the network's outputs, in the precision of the weights."""
+        return self.loss_fn(outputs.to(self.experiment.dtype), targets)
 
     def _before_descent(self, base: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Note the norm of the gradient that the base is about to use, then clip it."""
@@ -91,26 +104,29 @@ class Training:
 
         Each process takes its share of them, in micro-batches where asked; the gradients add up to the batch's mean.
         """
-        experiment, optimizer = self.experiment, self.optimizer
-        parts = distributed.share(index).split(experiment.micro_batch_size or len(index))
+        inputs, targets = self.train.inputs[index], self.train.targets[index]
+        if self.experiment.probe_every and self.step % self.experiment.probe_every == 0:
+            radii = self.experiment.probe_rho_sam, self.experiment.probe_rho_msam
+            numbers = probes.probe(
+                self.model, lambda: self.loss_of(self.network(inputs), targets), self.optimizer, *radii
+            )
+            self.recorder.record(self.step, **numbers)
+        whole = optimizers.BatchClosure(self.network, self.loss_of, inputs, targets)
+        size = self.experiment.micro_batch_size or len(index)
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            total = torch.zeros((), device=self.device, dtype=experiment.dtype)
-            for part in parts:
-                value, _ = self.loss(self.train.inputs[part], self.train.targets[part])
-                value = value * (len(part) / len(index))
+        def in_parts() -> Tensor:
+            self.optimizer.zero_grad()
+            total = torch.zeros((), device=self.device, dtype=self.experiment.dtype)
+            for part in distributed.share(torch.arange(len(index), device=self.device)).split(size):
+                value = self.loss_of(self.network(inputs[part]), targets[part]) * (len(part) / len(index))
                 value.backward()
                 total += value.detach()
             return distributed.sum_gradients(self.parameters, total)
 
-        if experiment.probe_every and self.step % experiment.probe_every == 0:
-            inputs, targets = self.train.inputs[index], self.train.targets[index]  # L_B of the whole batch, everywhere
-            radii = experiment.probe_rho_sam, experiment.probe_rho_msam
-            numbers = probes.probe(self.model, lambda: self.loss(inputs, targets)[0], optimizer, *radii)
-            self.recorder.record(self.step, **numbers)
-        self.recorder.record(self.step, learning_rate=optimizer.param_groups[0]["lr"])
-        self.recorder.record(self.step, loss=optimizer.step(closure))
+        # methods that look into the batch (ESAM, m-SAM, second-order SAM) need all of it, and say so
+        closure = whole if size >= len(index) and distributed.world_size() == 1 else in_parts
+        self.recorder.record(self.step, learning_rate=self.optimizer.param_groups[0]["lr"])
+        self.recorder.record(self.step, loss=self.optimizer.step(closure))
         self.schedule.step()
         self.step += 1
 
@@ -141,7 +157,8 @@ class Training:
             sums = torch.zeros(2, device=self.device)
             for index in distributed.share(torch.arange(len(split), device=self.device)).split(EVALUATION_BATCH):
                 targets = split.targets[index]
-                value, outputs = self.loss(split.inputs[index], targets)
+                outputs = self.network(split.inputs[index])
+                value = self.loss_of(outputs, targets)
                 sums += torch.stack([value.float() * len(index), (outputs.argmax(-1) == targets).sum()])
             (sums,) = distributed.sum_over_processes([sums])
             self.recorder.record(

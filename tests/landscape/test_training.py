@@ -63,17 +63,17 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(tmp_path: Path, number: signal
     experiment = SMALL.replace(optimizer="sam", model_options=RANDOM, probe_every=3)
     whole = train(experiment, tmp_path / "whole", progress=False)
     before = signal.getsignal(number)
-    loss, calls = Training.loss, 0
+    take, calls = Training.take_step, 0
 
-    def loss_with_signal(self: Training, inputs: torch.Tensor, targets: torch.Tensor) -> object:
+    def step_with_signal(self: Training, index: torch.Tensor) -> None:
         nonlocal calls
         calls += 1
-        if calls == 18:  # the second gradient of the fifth step
+        if calls == 5:
             os.kill(os.getpid(), number)
-        return loss(self, inputs, targets)
+        take(self, index)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "loss", loss_with_signal)
+        patch.setattr(Training, "take_step", step_with_signal)
         with pytest.raises(Interrupted, match="the same command continues"):
             train(experiment, tmp_path / "cut", progress=False)
     assert signal.getsignal(number) == before

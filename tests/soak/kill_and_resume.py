@@ -125,7 +125,7 @@ def compare(whole, disturbed):
     assert (a.momentum is None and b.momentum is None) or torch.equal(a.momentum, b.momentum), "the momentum differs"
     for name, tensor in a.buffers.items():
         assert torch.equal(tensor, b.buffers[name]), f"buffer {name} differs"
-    assert torch.equal(a.state("rng")["torch"], b.state("rng")["torch"]), "the random generators differ"
+    assert torch.equal(a.state("rng")[0]["torch"], b.state("rng")[0]["torch"]), "the random generators differ"
     assert whole.metrics.sizes == disturbed.metrics.sizes, "metrics were lost"
     for name, series in whole.metrics.items():
         if name != "seconds":
