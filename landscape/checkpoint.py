@@ -110,12 +110,17 @@ class Checkpoint:
         return data.load(self.experiment)
 
     def model(self) -> nn.Module:
-        """The experiment's network with this checkpoint's weights and buffers, on the CPU."""
+        """The experiment's network with this checkpoint's weights and buffers, on the CPU.
+
+        This calls the factory that the experiment names, which may be any importable function. Look at `.experiment`
+        before you build from a stranger's file; reading such a file runs nothing.
+        """
         return self._model(self.data())
 
     def load_into(self, model: nn.Module) -> None:
         """Copy weights and buffers into `model`, where it is; `ValueError` if it is not the model they come from."""
-        saved = {"parameters": self.parameters, "buffers": self.buffers, "frozen": self.state("frozen")}
+        frozen = self.state("frozen") if "frozen" in self._contents.groups else {}
+        saved = {"parameters": self.parameters, "buffers": self.buffers, "frozen": frozen}
         for group, tensors in model_tensors(model).items():
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             found = {name: tuple(tensor.shape) for name, tensor in saved[group].items()}

@@ -87,6 +87,8 @@ def write_contents(
     attributes: Mapping[str, Attribute],
 ) -> None:
     """Put the contents of a checkpoint into an empty group: a file, or a group of an archive. See `write_checkpoint`."""
+    if step < 0:
+        raise ValueError(f"step: expected 0 or more, got {step}")
     _check_names(parameters, momentum, state, attributes)
     own: dict[str, Attribute] = {"format": FORMAT, "format_version": VERSION, "step": step}
     write_attributes(file, own | dict(attributes))
@@ -112,8 +114,9 @@ def read_checkpoint(path: str | Path, within: tuple[str, ...] = ()) -> Checkpoin
     with open_guarded(path, within) as file:
         _check_format(file)
         attributes = _read_attributes(file)
-        if type(attributes.get("step")) is not int:
-            raise file.refuse("incomplete: it does not say its step")
+        step = attributes.get("step")
+        if type(step) is not int or step < 0:
+            raise file.refuse(f"expected its step as a whole number from 0 on, got {step!r}")
         groups = tuple(file.names("layout"))
         there = set(file.names()) - {"layout", "attributes"}
         missing = sorted(({"parameters", "buffers", "metrics"} - there) | (there ^ set(groups)))

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from landscape.digest import SealedFile
 from landscape.refused_file import RefusedFile
+from landscape.sealed_reader import SealedFile
 
 _KINDS = "iufS"  # integers, floats, strings of fixed length
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import torch
 
-from landscape import digest, sealed_file
+from landscape import sealed_file, sealed_reader
 from landscape.background_writer import BackgroundWriter
 from landscape.checkpoint_file import read_checkpoint, write_checkpoint
 from landscape.experiment import Experiment
@@ -86,7 +86,7 @@ def write_store_unsealed(path, weights):
 
 def first_time(path):
     """As in a process that has not seen the file: every block is hashed."""
-    digest._known.clear()
+    sealed_reader._known.clear()
     return read_checkpoint(path).parameters
 
 

@@ -119,6 +119,7 @@ def test_a_stranger_reads_it_with_xarray(tmp_path):
     [
         ({"momentum": {"layer.weight": torch.zeros(4, 3)}}, "layer.bias"),
         ({"momentum": {"layer.weight": torch.zeros(3, 4), "layer.bias": torch.zeros(4)}}, "layer.weight"),
+        ({"step": -1}, "step: expected 0 or more, got -1"),
         ({"state": {"parameters": {}}}, "state group 'parameters'"),
         ({"state": {"a/b": {}}}, "state group 'a/b'"),
         ({"attributes": {"step": 3}}, "attribute 'step'"),

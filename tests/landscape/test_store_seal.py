@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from landscape import digest
-from landscape.digest import BLOCK, USER_BLOCK, SealedFile, seal
+from landscape import sealed_reader
+from landscape.digest import BLOCK, USER_BLOCK, seal
 from landscape.refused_file import RefusedFile
+from landscape.sealed_reader import SealedFile
 
 
 @pytest.fixture
@@ -89,8 +90,8 @@ def test_only_the_blocks_that_are_read_are_hashed(path, monkeypatch):
     flip(path, USER_BLOCK + 10 * BLOCK)
     with SealedFile(path) as file:
         file.seek(USER_BLOCK + 3 * BLOCK)
-        hashed, sha256 = [], digest._sha256
-        monkeypatch.setattr(digest, "_sha256", lambda data: (hashed.append(len(data)), sha256(data))[1])
+        hashed, sha256 = [], sealed_reader.sha256
+        monkeypatch.setattr(sealed_reader, "sha256", lambda data: (hashed.append(len(data)), sha256(data))[1])
         file.read(BLOCK + 10)
         assert hashed == [BLOCK, BLOCK]
         file.seek(USER_BLOCK + 10 * BLOCK + 77)
@@ -102,12 +103,12 @@ def test_only_the_blocks_that_are_read_are_hashed(path, monkeypatch):
 
 def test_a_settled_file_is_hashed_once_and_again_after_an_edit(path, monkeypatch):
     old = time.time() - 100
-    monkeypatch.setattr(digest, "_SETTLED", 0)
+    monkeypatch.setattr(sealed_reader, "_SETTLED", 0)
     with SealedFile(path) as file:
         file.verify()
         file.read()
-    hashed, sha256 = [], digest._sha256
-    monkeypatch.setattr(digest, "_sha256", lambda data: (hashed.append(len(data)), sha256(data))[1])
+    hashed, sha256 = [], sealed_reader.sha256
+    monkeypatch.setattr(sealed_reader, "sha256", lambda data: (hashed.append(len(data)), sha256(data))[1])
     with SealedFile(path) as file:
         file.read()
     assert BLOCK not in hashed
