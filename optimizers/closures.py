@@ -71,7 +71,7 @@ class BatchClosure:
                 [g for g, _ in used], parameters, [v for _, v in used], allow_unused=True, materialize_grads=True
             )
         if replicas is not None:
-            group = cast("torch.distributed.ProcessGroup", replicas.process_group)
+            group = replicas.process_group
             for product in products:
                 torch.distributed.all_reduce(product, group=group)
                 product.div_(group.size())
