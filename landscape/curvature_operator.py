@@ -104,7 +104,8 @@ class CurvatureOperator(LinearOperator):
             try:
                 total = torch.zeros_like(rows)
                 blocks = self._objective.space.unflatten_rows(rows)
-                # What is kept was built in the context; its products need it no more, and it costs more than a small one.
+                # What is kept was built in the context; its products need it no more, and it costs more than a small
+                # one.
                 with nullcontext() if self._kept is not None else self._context():
                     for product, examples in self._products():
                         share = self._objective.space.flatten_rows(product(blocks))

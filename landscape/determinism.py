@@ -73,7 +73,9 @@ def require_deterministic(objective: Objective, theta: Tensor) -> None:
             f"a forward pass changes the buffers {', '.join(changed)}, so the loss depends on how often it was asked; "
             "freeze them for the measurement"
         )
-    low = torch.finfo(torch.get_autocast_dtype(objective.device.type) if objective.autocast else objective.dtype).eps
+    low = torch.finfo(
+        torch.get_autocast_dtype(objective.device.type) if objective.function.autocast else objective.dtype
+    ).eps
     if bool(((losses[0] - losses[1]).abs() > 100 * low * losses.abs().max()) & losses.isfinite().all()):
         raise ValueError(
             f"two evaluations of one batch at one θ gave {losses[0]:.9g} and {losses[1]:.9g}: the model or the loss is "

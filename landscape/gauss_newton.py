@@ -36,7 +36,7 @@ Outputs = Callable[[Mapping[str, Tensor], Batch], Any]
 
 def gauss_newton_operator(objective: Objective, theta: Tensor, *, memory: int | None) -> CurvatureOperator:
     """G of the model's outputs and the objective's loss."""
-    return _operator(objective, theta, objective.output, objective.loss_fn, memory)
+    return _operator(objective, theta, objective.function.output, objective.loss_fn, memory)
 
 
 def fisher_operator(
@@ -44,12 +44,14 @@ def fisher_operator(
 ) -> CurvatureOperator:
     """The Fisher matrix of the model's own predictions."""
     normaliser = _normaliser(likelihood or _likelihood_of(objective.loss_fn))
-    return _operator(objective, theta, objective.output, lambda output, _: normaliser(output), memory)
+    return _operator(objective, theta, objective.function.output, lambda output, _: normaliser(output), memory)
 
 
 def empirical_fisher_operator(objective: Objective, theta: Tensor, *, memory: int | None) -> CurvatureOperator:
     """The mean of g_i g_iᵀ over examples."""
-    return _operator(objective, theta, objective.example_losses, lambda losses, _: 0.5 * losses.square().mean(), memory)
+    return _operator(
+        objective, theta, objective.function.example_losses, lambda losses, _: 0.5 * losses.square().mean(), memory
+    )
 
 
 def _operator(
@@ -81,7 +83,7 @@ class _GaussNewton:
                 found[place] = value
             loss = outer(pytree.tree_unflatten(found, structure), batch.targets)
             slope = torch.autograd.grad(loss, inner, create_graph=True, allow_unused=True, materialize_grads=True)
-            if not any(entry.requires_grad for entry in slope):
+            if all(entry.grad_fn is None for entry in slope):
                 raise ValueError(
                     "the loss is linear in the model's outputs, so its Gauss–Newton matrix is zero; does the model "
                     "return its own loss? Let loss_fn compute it from the outputs"

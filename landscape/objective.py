@@ -16,29 +16,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
-from landscape.batches import Batch, Batches, Count, arguments
+from landscape.batches import Batch, Batches, Count
 from landscape.curvature_operator import CurvatureOperator
-from landscape.determinism import refuse_random_modules, require_deterministic
-from landscape.gauss_newton import (
-    Likelihood,
-    empirical_fisher_operator,
-    fisher_operator,
-    gauss_newton_operator,
-)
+from landscape.determinism import require_deterministic
+from landscape.finite_differences import FiniteDifferenceHessian
+from landscape.gauss_newton import Likelihood, empirical_fisher_operator, fisher_operator, gauss_newton_operator
 from landscape.hessian_products import HessianWay, hessian_operator
+from landscape.model_function import LossFunction, Mode, ModelFunction, unwrapped
+from landscape.operators import LinearOperator
 from landscape.parameters import ParameterSpace, Selection
-
-Mode = Literal["eval", "unchanged"]
-LossFunction = Callable[[Any, Any], Tensor]
+from landscape.work import Work
 
 
 class Objective:
@@ -76,28 +69,24 @@ class Objective:
         autocast: torch.dtype | None = None,
         data_parallel: bool = False,
     ) -> None:
-        if mode not in ("eval", "unchanged"):
-            raise ValueError(f'expected mode="eval" or "unchanged", got {mode!r}')
-        model = _unwrapped(model)
+        model = unwrapped(model)
         space = ParameterSpace.of(model)
         here = next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
         self.device = here if device is None else torch.empty(0, device=device).device
         if self.device != here or (dtype is not None and set(space.dtypes) != {dtype}):
             model = copy.deepcopy(model).to(device=self.device, dtype=dtype)
             space = ParameterSpace.of(model)
-        self.model, self.loss_fn, self.space = model, loss_fn, space
-        self._mode, self._count, self._dtype, self.autocast = mode, count, dtype, autocast
-        self._micro_batch, self._distributed = micro_batch, data_parallel
+        self.space = space
+        self.function = ModelFunction(model, loss_fn, mode=mode, autocast=autocast, device=self.device)
+        self._data_parallel = data_parallel
+        self._batching: dict[str, Any] = {"count": count, "dtype": dtype, "micro_batch": micro_batch}
+        self._work = Work()
         self._take(batches)
-        self._parent: Objective | None = None
-        self._deterministic = False
-        if mode == "unchanged":
-            refuse_random_modules(model)
 
     def on(self, batches: Iterable[Any]) -> Objective:
         """The same model, loss and options over other data; its work counts in this objective's counters too."""
         other = copy.copy(self)
-        other._parent = self
+        other._work = Work(self._work)
         other._take(batches)
         return other
 
@@ -108,28 +97,29 @@ class Objective:
         Its work counts in this objective's counters too.
         """
         other = copy.copy(self)
-        other._parent = self
+        other._work = Work(self._work)
         other.space = self.space.subspace(which)
-        other._examples_forward = other._examples_gradient = other._examples_hessian = 0
         return other
 
     def _take(self, batches: Iterable[Any]) -> None:
-        share = (distributed.get_rank(), distributed.get_world_size()) if self._distributed else (0, 1)
-        self.batches = Batches(
-            batches,
-            count=self._count,
-            device=self.device,
-            dtype=self._dtype,
-            micro_batch=self._micro_batch,
-            share=share,
-        )
-        self._examples_forward = self._examples_gradient = self._examples_hessian = 0
+        share = (distributed.get_rank(), distributed.get_world_size()) if self._data_parallel else (0, 1)
+        self.batches = Batches(batches, device=self.device, share=share, **self._batching)
         self._totals: tuple[int, int] | None = None
-        if self._distributed:  # now, by every process at once, and never again
+        if self._data_parallel:  # now, by every process at once, and never again
             totals = self.reduce(torch.tensor([self.local_examples, len(self.batches)], device=self.device))
             self._totals = (int(totals[0]), int(totals[1]))
 
-    # what it is over
+    # what it is of, and over
+
+    @property
+    def model(self) -> nn.Module:
+        """The model evaluated: the one given, or its copy in another dtype or on another device."""
+        return self.function.model
+
+    @property
+    def loss_fn(self) -> LossFunction:
+        """The loss of a batch."""
+        return self.function.loss_fn
 
     @property
     def size(self) -> int:
@@ -161,18 +151,18 @@ class Objective:
     def description(self) -> dict[str, str | int | float | bool]:
         """What a number from this objective is a number of, for file attributes."""
         return {
-            "loss": _name(self.loss_fn),
+            "loss": self.function.loss_name,
             "model": type(self.model).__name__,
-            "mode": self._mode,
-            "batch_norm": self._batch_norm(),
+            "mode": self.function.mode,
+            "batch_norm": self.function.batch_norm,
             "weight_decay": "not included",
             "examples": self.examples,
             "batches": self._totals[1] if self._totals else len(self.batches),
             "parameters": self.size,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
-            "autocast": "off" if self.autocast is None else str(self.autocast).removeprefix("torch."),
-            "processes": distributed.get_world_size() if self._distributed else 1,
+            "autocast": str(self.function.autocast or "off").removeprefix("torch."),
+            "processes": distributed.get_world_size() if self._data_parallel else 1,
         }
 
     # what it costs: in passes over all the data, of this objective and those made from it by `on`
@@ -180,25 +170,21 @@ class Objective:
     @property
     def evaluations(self) -> float:
         """Forward passes made for loss values."""
-        return self._examples_forward / self.local_examples
+        return self._work.forward / self.local_examples
 
     @property
     def gradient_evaluations(self) -> float:
         """Gradients computed, those inside curvature products not included."""
-        return self._examples_gradient / self.local_examples
+        return self._work.gradient / self.local_examples
 
     @property
     def hessian_products(self) -> float:
         """Vectors multiplied by a curvature matrix (Hessian, Gauss–Newton or Fisher) of all the data."""
-        return self._examples_hessian / self.local_examples
+        return self._work.hessian / self.local_examples
 
     def record(self, *, forward: int = 0, gradient: int = 0, hessian: int = 0) -> None:
-        """Add work, in examples, to the counters here and in the objectives this one was made from."""
-        self._examples_forward += forward
-        self._examples_gradient += gradient
-        self._examples_hessian += hessian
-        if self._parent is not None:
-            self._parent.record(forward=forward, gradient=gradient, hessian=hessian)
+        """Add work, in examples, to the counters of this objective and of those it was made from."""
+        self._work.add(forward=forward, gradient=gradient, hessian=hessian)
 
     # values, gradients, curvature
 
@@ -218,7 +204,7 @@ class Objective:
                 self.record(forward=batch.examples * len(unflattened))
         values = (self.reduce(totals) / self.examples).to(torch.promote_types(self.dtype, torch.float32))
         if theta is None:
-            _require_finite(values, self.loss_fn)
+            _require_finite(values, self.function.loss_name)
         return values if theta is not None and theta.ndim == 2 else values[0]
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
@@ -235,26 +221,33 @@ class Objective:
                 self.record(gradient=batch.examples)
         total = self.reduce(total)
         if theta is None:
-            _require_finite(total, self.loss_fn)
+            _require_finite(total, self.function.loss_name)
         return total
 
     def hessian(
-        self, theta: Tensor | None = None, *, way: HessianWay = "auto", memory: int | None = None
-    ) -> CurvatureOperator:
+        self,
+        theta: Tensor | None = None,
+        *,
+        way: HessianWay | Literal["finite differences"] = "auto",
+        memory: int | None = None,
+    ) -> LinearOperator:
         """H = ∇²L(θ) as a symmetric operator (n, n), fixed at θ and at the batches as they are now.
 
         `way`: how products are formed (`landscape.hessian_products`), by default the one that suits; the operator's own
-        `way` says which it was. `memory`: bytes it may keep for that. Cost: a gradient of the first batch now, and 1.1
-        to 4 gradients for `H @ v`. Raises `ValueError` where the loss is not deterministic, with the cure.
+        `way` says which it was; `"finite differences"` (`landscape.finite_differences`) only if asked for. `memory`:
+        bytes it may keep for that. Cost: a gradient of the first batch now, and 1.1 to 4 gradients for `H @ v`. Raises
+        `ValueError` where the loss is not deterministic, with the cure.
         """
         point = self._checked(theta)
+        if way == "finite differences":
+            return FiniteDifferenceHessian(self, point)
         return hessian_operator(self, point, way=way, memory=memory)
 
     def ggn(self, theta: Tensor | None = None, *, memory: int | None = None) -> CurvatureOperator:
-        """The generalized Gauss–Newton matrix Σ_b (N_b/N) J_bᵀ (∇²ℓ_b) J_b at θ, ∇²ℓ in the model's outputs; (n, n),
-        PSD if ℓ is convex.
+        """The generalized Gauss–Newton matrix Σ_b (N_b/N) J_bᵀ (∇²ℓ_b) J_b at θ, with ∇²ℓ_b in the model's outputs.
 
-        Cost and errors as `hessian`; a loss that is linear in the outputs (a model that returns its own loss) is a
+        Symmetric (n, n), positive semi-definite where ℓ is convex in the outputs, as cross-entropy and MSE are. Cost
+        and errors as `hessian`; a loss that is linear in the outputs (a model that returns its own loss) is a
         `ValueError`.
         """
         return gauss_newton_operator(self, self._checked(theta), memory=memory)
@@ -284,51 +277,13 @@ class Objective:
 
     # the pieces curvature products are made of
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """The model in the objective's mode, attention by its twice differentiable kernel; the mode is restored
-        after.
-        """
-        modes = [(module, module.training) for module in self.model.modules()]
-        try:
-            if self._mode == "eval":
-                self.model.eval()
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                if any(isinstance(module, nn.RNNBase) for module, _ in modes):
-                    stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs are differentiable once
-                if self.autocast is not None:
-                    stack.enter_context(torch.autocast(self.device.type, self.autocast))
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
-
-    def output(self, parameters: Mapping[str, Tensor], batch: Batch) -> Any:
-        """The model's output on a batch with `parameters` in place of its own."""
-        args, kwargs = arguments(batch.inputs)
-        return functional_call(self.model, dict(parameters), args, kwargs)
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        """The model in the objective's mode, with kernels that have second derivatives; all is put back after."""
+        return self.function.running()
 
     def batch_loss(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """ℓ_b at `parameters`, a scalar."""
-        loss = self.loss_fn(self.output(parameters, batch), batch.targets)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f'expected loss_fn to return a scalar tensor, got {got}; use reduction="mean"')
-        return loss
-
-    def example_losses(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The loss of each example of a batch by itself, (N_b,): rows must be independent of each other."""
-
-        def one(inputs: Any, targets: Any) -> Tensor:
-            single = [pytree.tree_map(lambda tensor: tensor[None], part) for part in (inputs, targets)]
-            return self.batch_loss(parameters, Batch(single[0], single[1], 1))
-
-        try:
-            return torch.func.vmap(one)(batch.inputs, batch.targets)
-        except RuntimeError:  # an operation that vmap cannot vectorise
-            rows = [pytree.tree_map(lambda t, i=i: t[i], (batch.inputs, batch.targets)) for i in range(batch.examples)]
-            return torch.stack([one(*row) for row in rows])
+        return self.function.batch_loss(parameters, batch)
 
     def leaves(self, point: Tensor) -> dict[str, Tensor]:
         """Parameters at θ = `point` as leaves to differentiate with respect to."""
@@ -336,7 +291,7 @@ class Objective:
 
     def reduce(self, total: Tensor) -> Tensor:
         """The sum of `total` over all processes, in place."""
-        if self._distributed:
+        if self._data_parallel:
             distributed.all_reduce(total)
         return total
 
@@ -354,41 +309,19 @@ class Objective:
     def _checked(self, theta: Tensor | None) -> Tensor:
         """θ for a curvature operator, after one test a model that the loss is one function of it."""
         point = self._point(theta)[0]
-        root = self
-        while root._parent is not None:
-            root = root._parent
-        if not root._deterministic or not isinstance(self.batches.source, list | tuple):
+        if not self.function.deterministic or not isinstance(self.batches.source, list | tuple):
             require_deterministic(self, point)
-            root._deterministic = True
+            self.function.deterministic = True
         return point
-
-    def _batch_norm(self) -> str:
-        layers = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if not layers:
-            return "none in the model"
-        tracked = all(layer.track_running_stats for layer in layers)
-        batch_wise = not tracked or (self._mode == "unchanged" and any(layer.training for layer in layers))
-        return "batch statistics" if batch_wise else "running statistics"
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel or torch.compile: compiled code has no second derivatives."""
-    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
-    return model
 
 
 def _accumulator(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
 
-def _require_finite(values: Tensor, loss_fn: Callable[..., Any]) -> None:
+def _require_finite(values: Tensor, loss: str) -> None:
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError(
-            f"the loss {_name(loss_fn)} or its gradient is not finite at the model's parameters; "
+            f"the loss {loss} or its gradient is not finite at the model's parameters; "
             "has training diverged, or does the data hold NaN or Inf?"
         )
-
-
-def _name(loss_fn: Callable[..., Any]) -> str:
-    return repr(loss_fn) if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", repr(loss_fn))

@@ -23,6 +23,11 @@ class LinearOperator(abc.ABC):
         self.dtype = dtype
         self.device = device
 
+    @property
+    def way(self) -> str:
+        """How products are formed, where there is a choice."""
+        return "as given"
+
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """A v, or A V column by column; a vector of another length raises `ValueError`."""
         if vectors.ndim not in (1, 2) or vectors.shape[0] != self.shape[1]:

@@ -16,7 +16,7 @@ class Pullback:
     """u ↦ Jᵀu, J the Jacobian of `outputs` by `inputs`, for blocks of k cotangents at once; the graph is kept."""
 
     def __init__(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        self._chosen = [index for index, output in enumerate(outputs) if output.requires_grad]
+        self._chosen = [index for index, output in enumerate(outputs) if output.grad_fn is not None]
         self.outputs = [outputs[index] for index in self._chosen]
         self._inputs = list(inputs)
         self._vectorise = not convolutional(self.outputs)

@@ -307,3 +307,67 @@ def test_data_parallel_wrappers_and_compiled_models_are_looked_into() -> None:
     plain = Objective(model, loss_fn, [(x, y)]).hessian().dense()
     for wrapped in (nn.DataParallel(model), torch.compile(model)):
         assert torch.equal(Objective(wrapped, loss_fn, [(x, y)]).hessian().dense(), plain)
+
+
+def test_finite_differences_know_their_error() -> None:
+    model, loss_fn, x, y = problem("mlp", "cross-entropy")
+    objective = Objective(model, loss_fn, split(x, y, (9, 8)))
+    v = 7 * torch.randn(objective.size, dtype=torch.float64)
+    exact = objective.hessian() @ v
+    before = objective.gradient_evaluations
+    approximate = objective.hessian(way="finite differences")
+    error = float((approximate @ v - exact).norm() / exact.norm())
+    assert 0 < error <= approximate.relative_error < 1e-6
+    assert objective.gradient_evaluations - before == 4
+    assert not (approximate @ torch.zeros_like(v)).any()
+    kinked = nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 3))
+    rough = Objective(kinked, loss_fn, [(x.float(), y)]).hessian(way="finite differences")
+    rough @ torch.randn(rough.shape[0])
+    assert rough.relative_error > 1e-3
+
+
+def test_autocast_is_measured_not_assumed() -> None:
+    model, loss_fn, x, y = problem("mlp", "cross-entropy")
+    model, x = model.float(), x.float()
+    exact = Objective(model, loss_fn, [(x, y)]).hessian().dense()
+    low = Objective(model, loss_fn, [(x, y)], autocast=torch.bfloat16)
+    assert low.description["autocast"] == "bfloat16"
+    difference = (low.hessian().dense() - exact).norm() / exact.norm()
+    assert 1e-5 < difference < 0.05
+    assert low.theta.dtype == low.gradient().dtype == torch.float32
+
+
+def test_hugging_face_outputs_and_batches() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+
+    class LanguageModel(nn.Module):
+        """A causal transformer block with tied embeddings that returns its own loss beside the logits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(11, 8), nn.Linear(8, 11, bias=False)
+            self.head.weight = self.embedding.weight
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+
+        def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> object:
+            mask = nn.Transformer.generate_square_subsequent_mask(input_ids.shape[1], dtype=torch.float64)
+            logits = self.head(self.block(self.embedding(input_ids), src_mask=mask, is_causal=True))
+            loss = None if labels is None else next_token(outputs.CausalLMOutput(logits=logits), {"labels": labels})
+            return outputs.CausalLMOutput(loss=loss, logits=logits)
+
+    def next_token(output, batch) -> Tensor:
+        return nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+    model = LanguageModel().double()
+    tokens = torch.randint(11, (5, 6))
+    batches = [{"input_ids": part, "labels": part} for part in tokens.split((2, 3))]
+    objective = Objective(model, lambda output, batch: output.loss, batches)
+    v = torch.randn(objective.size, dtype=torch.float64)
+    theta, h = objective.theta, 1e-5
+    difference = (objective.gradient(theta + h * v) - objective.gradient(theta - h * v)) / (2 * h)
+    torch.testing.assert_close(objective.hessian() @ v, difference, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="linear in the model's outputs"):
+        objective.ggn() @ v
+
+    ggn = Objective(model, next_token, batches).ggn()
+    assert v @ (ggn @ v) > 0
