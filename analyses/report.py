@@ -76,9 +76,9 @@ def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path
         )
         yield _claims(results)
     for name, picture in drawn.items():
-        caption = (FIGURES[name].__doc__ or "").strip()
+        caption = " ".join((FIGURES[name].__doc__ or "").split())
         yield f"## {name}"
-        yield f"![{caption}]({picture.relative_to(results.directory)})"
+        yield f"![{name}]({picture.relative_to(results.directory)})"
         yield f"{caption} Bands: one standard error over seeds."
     yield "## Where each number comes from"
     yield f"Paths are relative to this report. toolkit {version('landscape-toolkit')}, torch {torch.__version__}."

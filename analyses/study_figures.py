@@ -78,7 +78,11 @@ def sharpness(results: Results) -> Figure:
 
 
 def similarity(results: Results) -> Figure:
-    """The cosine of the SAM and MSAM gradients during training, and the angle between them against MSAM's radius."""
+    """Cosines of the SAM and MSAM gradients and of gradient and momentum; the angle of SAM and MSAM against MSAM's radius.
+
+    The angle is that of the part of MSAM's gradient in the plane of SGD's and SAM's, a small part at large radii:
+    `out_of_plane` in the files says how small.
+    """
     series = results.series("gradient_similarity")
     return panels(
         lambda ax: analyses.compare_gradient_similarity(series, ax, pair=("sam", "msam")),
