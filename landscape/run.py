@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from torch import Tensor, nn
 
-from landscape.atomic_file import remove_leftovers, write_text
+from landscape.atomic_file import TEMPORARY, remove_leftovers, write_text
 from landscape.background_writer import BackgroundWriter
 from landscape.checkpoint import Checkpoint, model_tensors, parse_experiment
 from landscape.checkpoint_file import Attribute, read_segment, write_checkpoint
@@ -35,6 +35,7 @@ from landscape.metrics_file import read_metrics_file, write_metrics_file
 from landscape.provenance import provenance
 from landscape.refused_file import RefusedFile
 from landscape.retention import Retention
+from landscape.run_lock import NAME as LOCK
 from landscape.run_lock import writing
 from landscape.tree_codec import Tree
 
@@ -63,7 +64,7 @@ class Run:
         path = Path(directory)
         file = path / "experiment.toml"
         if not file.exists():
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir() and not _barely_begun(path):
                 raise ValueError(f"{path}: expected a new or an empty folder or a run, got a folder with other files")
             path.mkdir(parents=True, exist_ok=True)
             with writing(path):
@@ -275,6 +276,15 @@ class Run:
             return None
         steps, values = segment[metric]
         return float(values[-1]) if len(steps) and steps[-1] == step else None
+
+
+def _barely_begun(path: Path) -> bool:
+    """Whether a folder has nothing but what `Run.create` makes before the experiment: it may have died there."""
+    own = {LOCK, "checkpoints", "analyses"}
+    return all(
+        entry.name.startswith(TEMPORARY) or (entry.name in own and (entry.is_file() or not any(entry.iterdir())))
+        for entry in path.iterdir()
+    )
 
 
 def _difference(there: str, here: str) -> str:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from landscape.atomic_file import TEMPORARY
 from landscape.metrics_file import read_metrics_file
 from landscape.run import Run
+from landscape.run_lock import NAME as LOCK
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def verify(run: Run) -> list[Finding]:
     Checkpoints and metrics are checked byte by byte against their seals and then against their layouts; analyses, which
     have no seal and can be computed again, are read completely. Leftovers of a writer that died are named.
     """
-    files = sorted(file for file in run.path.rglob("*") if file.is_file() and not file.name.startswith(".writer"))
+    files = sorted(file for file in run.path.rglob("*") if file.is_file() and file.name != LOCK)
     findings = [Finding(file, _problem(run, file)) for file in tqdm(files, desc="verify", unit="file", delay=2)]
     return [*findings, Finding(run.path, None if any(f.problem for f in findings) else _gap(run))]
 

@@ -53,6 +53,17 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         Run.open(tmp_path)
 
 
+def test_a_run_that_died_while_it_was_created_is_created(tmp_path):
+    (tmp_path / "a/checkpoints").mkdir(parents=True)
+    (tmp_path / "a/.writer").write_text("process 1 on a machine that is gone\n")
+    (tmp_path / "a/.tmp-1-00-experiment.toml").write_text("half")
+    assert Run.create(tmp_path / "a", EXPERIMENT).experiment == EXPERIMENT
+    (tmp_path / "b/checkpoints").mkdir(parents=True)
+    (tmp_path / "b/checkpoints/mine.h5").write_text("somebody's")
+    with pytest.raises(ValueError, match="other files"):
+        Run.create(tmp_path / "b", EXPERIMENT)
+
+
 def test_a_damaged_experiment_is_refused_by_file(tmp_path):
     Run.create(tmp_path / "a", EXPERIMENT)
     (tmp_path / "a/experiment.toml").write_text("lr = [")

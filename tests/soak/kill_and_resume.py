@@ -96,7 +96,10 @@ def soak(kills, optimizer, seed, directory):
     killed = half_written = 0
     for i in range(kills):
         child = start(folder, recipe)
-        code = kill_when(folder, child, 1 + CHECKPOINTS_PER_KILL * i, moments.uniform(0, 0.06))
+        if i < 3:  # while the run is still being set up
+            code = kill_when(folder, child, 0, moments.uniform(0, 0.5))
+        else:
+            code = kill_when(folder, child, CHECKPOINTS_PER_KILL * (i - 2), moments.uniform(0, 0.06))
         assert code == -signal.SIGKILL, (
             f"the command ended by itself with code {code}: {(directory / 'disturbed.log').read_text()[-2000:]}"
         )
