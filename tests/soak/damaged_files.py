@@ -301,9 +301,9 @@ RESEALED = [
 
 
 def flip_structure(path, good, random):
-    """Up to three flipped bits among HDF5's own structures, sealed again.
+    """Up to three flipped bits among HDF5's own structures, sealed again: HDF5 has to cope with them itself.
 
-    The one damage that may pass: a resealed flip can make another valid file, and the seal is no signature.
+    Much of that space is unused, so many of these files are as good as before, and must then say the same.
     """
     data = bytearray(good)
     weights = np.zeros(len(data), bool)
@@ -355,14 +355,35 @@ def outcome(path):
     return verdict if peak <= allowed else f"{verdict}, but allocated {peak} bytes where {allowed} were allowed"
 
 
+def rewritten(path, target):
+    """The bytes of a new file with the same contents: equal for files that say the same."""
+    found = read_checkpoint(path)
+    own = ("format", "format_version", "step")
+    write_checkpoint(
+        target,
+        step=found.step,
+        parameters=found.parameters,
+        momentum=found.momentum,
+        buffers=found.buffers,
+        state={group: found.state(group) for group in found.groups},
+        metrics=found.metrics,
+        attributes={name: value for name, value in found.attributes.items() if name not in own},
+    )
+    return target.read_bytes()
+
+
 def work(first, last, seed, folder, pipe):
     """Damage and read files `first` to `last`, reporting before and after each."""
     good = (Path(folder) / "good.h5").read_bytes()
     path = Path(folder) / "damaged.h5"
+    said = rewritten(Path(folder) / "good.h5", Path(folder) / "again.h5")
     for number in range(first, last):
         kind = damage(good, path, number, seed)
         pipe.send((number, kind, None))
-        pipe.send((number, kind, outcome(path)))
+        verdict = outcome(path)
+        if verdict == "accepted" and rewritten(path, Path(folder) / "again.h5") == said:
+            verdict = "says the same"
+        pipe.send((number, kind, verdict))
         path.unlink()
     pipe.close()
 
@@ -408,8 +429,8 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     counts = campaign(options.files, options.seed)
     unchanged = {key: n for key, n in counts.items() if key[0] is None}
-    may_pass = {*unchanged, ("resealed flip_structure", "accepted")}
-    bad = {key: n for key, n in counts.items() if key[1] != "refused" and key not in may_pass}
+    harmless = {key for key in counts if key[0] in (None, "resealed flip_structure") and key[1] == "says the same"}
+    bad = {key: n for key, n in counts.items() if key[1] != "refused" and key not in harmless}
     for (kind, verdict), n in sorted(counts.items(), key=lambda item: str(item[0])):
         print(f"{n:7d}  {kind or 'damage that changed nothing':<32} {verdict}")
     print(
