@@ -6,8 +6,14 @@
     /layout/<group>      JSON: what is in the group, in which order, of which type and shape
     attributes           format, format_version, step, and whatever the writer adds (experiment, provenance, …)
 
-Datasets are contiguous and uncompressed. Plain h5py and xarray read the file as it is; `digest.py` describes the 512
-bytes before it and the table behind it.
+Datasets are contiguous and uncompressed. Anybody reads the file without this toolkit:
+
+    h5py.File(path)["parameters/layer.weight"][...]                     bfloat16 is uint16, see its attribute torch_dtype
+    xarray.open_dataset(path, engine="h5netcdf", group="metrics")       weights have no named dimensions: for them add
+                                                                        group="parameters", phony_dims="sort"
+
+`digest.py` describes the 512 bytes before the HDF5 file and the table behind it. A release reads its own format version
+and all before it; `landscape export` to one .h5 and `landscape import` write a run anew in the version of the day.
 """
 
 from __future__ import annotations
