@@ -30,7 +30,11 @@ def curvature(A: Any, directions: Tensor) -> Tensor:
     return (directions * (A @ directions)).sum(0) / (directions**2).sum(0)
 
 
-@analysis(cost="1 gradient, 1 Hessian product per direction", reference="Becker, Altrock and Risse (2024), Fig. A.8")
+@analysis(
+    cost="1 gradient, 1 Hessian product per direction",
+    reference="Becker, Altrock and Risse (2024), Fig. A.8",
+    data_parallel=True,
+)
 def curvature_along(
     objective: Objective,
     *,

@@ -91,7 +91,11 @@ def estimate_diagonal(
     )
 
 
-@analysis(cost="a Hessian product per sample, 32 to max_products", reference="Bekas, Kokiopoulou and Saad (2007)")
+@analysis(
+    cost="a Hessian product per sample, 32 to max_products",
+    reference="Bekas, Kokiopoulou and Saad (2007)",
+    data_parallel=True,
+)
 def diagonal(
     objective: Objective, *, matrix: Matrix = "hessian", rtol: float = 0.1, max_products: int = 200, seed: int = 0
 ) -> xr.Dataset:

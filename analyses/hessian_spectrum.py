@@ -25,7 +25,7 @@ from landscape.objective import Objective
 CURVATURE = "loss/‖θ‖₂²"
 
 
-@analysis(cost="about 10 + 3k Hessian products", reference="Lanczos 1950; Wu and Simon (2000)")
+@analysis(cost="about 10 + 3k Hessian products", reference="Lanczos 1950; Wu and Simon (2000)", data_parallel=True)
 def top_eigenvalues(
     objective: Objective,
     *,
@@ -70,7 +70,11 @@ def top_eigenvalues(
     return dataset_of(found)
 
 
-@analysis(cost="about 25 + 5k Hessian products", reference="Sagun et al. (2017); Foret et al. (2021), Fig. 3")
+@analysis(
+    cost="about 25 + 5k Hessian products",
+    reference="Sagun et al. (2017); Foret et al. (2021), Fig. 3",
+    data_parallel=True,
+)
 def hessian_spectrum(
     objective: Objective,
     *,

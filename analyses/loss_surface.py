@@ -27,7 +27,11 @@ from landscape.objective import Objective
 KINDS = ("filter_normalized", "random", "gradient", "momentum", "eigenvector")
 
 
-@analysis(cost="points evaluations of the loss for a line, points² for a plane", reference="Li et al. (2018)")
+@analysis(
+    cost="points evaluations of the loss for a line, points² for a plane",
+    reference="Li et al. (2018)",
+    data_parallel=True,
+)
 def loss_surface(
     objective: Objective,
     *,

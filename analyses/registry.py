@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from landscape import distributed
 from landscape.objective import Objective
 
 if TYPE_CHECKING:
@@ -43,10 +44,17 @@ class Analysis:
     """
 
     def __init__(
-        self, function: Callable[..., xr.Dataset], *, cost: str, reference: str, minibatches: bool = False
+        self,
+        function: Callable[..., xr.Dataset],
+        *,
+        cost: str,
+        reference: str,
+        minibatches: bool = False,
+        data_parallel: bool = False,
     ) -> None:
         self.function = function
         self.minibatches = minibatches
+        self.data_parallel = data_parallel
         self.name = function.__name__
         self.cost = cost
         self.reference = reference
@@ -100,7 +108,11 @@ class Analysis:
             objective = subject
         else:
             size = subject.experiment.batch_size if self.minibatches else None
-            objective = subject.objective(split, examples=examples, batch_size=size, device=device, dtype=dtype)
+            # an analysis of single batches is computed by every process alike: right, if not faster
+            parallel = self.data_parallel and distributed.world_size() > 1
+            objective = subject.objective(
+                split, examples=examples, batch_size=size, device=device, dtype=dtype, data_parallel=parallel
+            )
             provenance = {
                 "split": split,
                 "step": subject.step,
@@ -150,17 +162,21 @@ def _attribute(value: Any) -> Any:
 
 
 def analysis(
-    *, cost: str, reference: str, minibatches: bool = False
+    *, cost: str, reference: str, minibatches: bool = False, data_parallel: bool = False
 ) -> Callable[[Callable[..., xr.Dataset]], Analysis]:
     """Register a function as an analysis under its own name; `cost` and `reference` stand in the README's table.
 
     `minibatches` says that it asks about single batches: from a checkpoint they then have the size trained with.
+    `data_parallel` says that it asks the objective about all data only, so that under `torchrun` each process can work on
+    its share.
     """
 
     def register(function: Callable[..., xr.Dataset]) -> Analysis:
         if function.__name__ in _REGISTRY:
             raise ValueError(f"an analysis named {function.__name__!r} exists already; give this one another name")
-        _REGISTRY[function.__name__] = Analysis(function, cost=cost, reference=reference, minibatches=minibatches)
+        _REGISTRY[function.__name__] = Analysis(
+            function, cost=cost, reference=reference, minibatches=minibatches, data_parallel=data_parallel
+        )
         return _REGISTRY[function.__name__]
 
     return register

@@ -18,6 +18,7 @@ import torch
 import xarray as xr
 
 from analyses import registry
+from landscape import distributed
 from landscape.atomic_file import atomic_file
 from landscape.run import Run
 
@@ -76,14 +77,18 @@ def analyze(
     run = run if isinstance(run, Run) else Run.open(run)
     checkpoint = run.checkpoint(step)
     path = analysis_path(run, name, checkpoint.step, split=split, examples=examples, dtype=dtype, options=options)
-    if path.exists():
+    known = path.exists()
+    distributed.barrier()  # all have looked before one of them writes
+    if known:
         return read(path, name)
     precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if dtype is not None and precision is None:
         raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
     device = device or _device_of(run)
     dataset = registry.get(name)(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
-    write(dataset, path)
+    if distributed.rank() == 0:
+        write(dataset, path)
+    distributed.barrier()
     # not the computed one: what is reported is what the file holds
     return read(path, name)
 

@@ -27,6 +27,7 @@ from landscape.objective import Objective
 @analysis(
     cost="probes × steps Hessian products, and some 3 per outlier",
     reference="Ghorbani, Krishnan and Xiao (2019); Ubaru, Chen and Saad (2017)",
+    data_parallel=True,
 )
 def spectral_density(
     objective: Objective,

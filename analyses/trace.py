@@ -40,6 +40,7 @@ def estimate_trace(A: Any, method: Method = "hutchinson", **options: Any) -> Tra
 @analysis(
     cost="a Hessian product per sample, until the standard error is small enough",
     reference="Hutchinson (1990); Meyer et al. (2021); Epperly, Tropp and Webber (2024)",
+    data_parallel=True,
 )
 def trace(
     objective: Objective,

@@ -142,12 +142,14 @@ class Checkpoint:
         batch_size: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        data_parallel: bool = False,
     ) -> Objective:
         """The experiment's mean loss over a split, at this checkpoint's weights and buffers.
 
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint;
         None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over examples does not
-        depend on it, a question about single minibatches does.
+        depend on it, a question about single minibatches does. `data_parallel`: each process of the initialised
+        `torch.distributed` group works on its share, and all ask alike.
 
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
@@ -156,16 +158,24 @@ class Checkpoint:
         from landscape.seeding import generator
 
         data = self.data()
-        chosen = data.split(split)
+        chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
         inputs, targets = chosen.inputs, chosen.targets
         if examples is not None:
             if not 1 <= examples <= len(targets):
                 raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
             index = torch.randperm(len(targets), generator=generator(0, f"examples of {split}"))[:examples]
             inputs, targets = inputs[index], targets[index]
-        size = batch_size or _BATCH
+        processes = torch.distributed.get_world_size() if data_parallel else 1
+        size = batch_size or min(_BATCH, -(-len(targets) // processes))
         batches = list(zip(inputs.split(size), targets.split(size), strict=True))
-        return Objective(self._model(data), self.experiment.loss_fn(), batches, device=device, dtype=dtype)
+        return Objective(
+            self._model(data),
+            self.experiment.loss_fn(),
+            batches,
+            device=device,
+            dtype=dtype,
+            data_parallel=data_parallel,
+        )
 
     def _model(self, data: Data) -> nn.Module:
         from landscape import models

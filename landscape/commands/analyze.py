@@ -14,6 +14,7 @@ def main(arguments: Sequence[str]) -> None:
     """Answer one analysis at a run's checkpoints, from the files where they exist."""
     import analyses
     from analyses.saved import analyze
+    from landscape import distributed
     from landscape.run import Run
 
     description = "Ask a question of a run's checkpoints; each answer is a file in RUN/analyses and is computed once."
@@ -48,8 +49,15 @@ def main(arguments: Sequence[str]) -> None:
                 f"--steps: expected last, first, all or numbers as 0,100, got {chosen['steps']!r}"
             ) from None
     common = {key: chosen[key] for key in ("split", "examples", "device", "dtype")}
-    for step in tqdm(steps, desc=chosen["analysis"], unit="checkpoint", delay=2):
-        dataset = analyze(run, chosen["analysis"], step=step, **common, **{key: chosen[key] for key in options})
-        numbers = {name: float(v) for name, v in dataset.data_vars.items() if v.ndim == 0 and v.dtype.kind in "fiub"}
-        print(f"step {dataset.attrs['step']:>8}  " + "  ".join(f"{k} {v:.5g}" for k, v in numbers.items()))
-        print(f"  {dataset.attrs['path']}")
+    with distributed.process_group(chosen["device"] or run.experiment.device) as device:
+        first = distributed.rank() == 0
+        if distributed.world_size() > 1:
+            common["device"] = str(device)
+        for step in tqdm(steps, desc=chosen["analysis"], unit="checkpoint", delay=2, disable=not first):
+            dataset = analyze(run, chosen["analysis"], step=step, **common, **{key: chosen[key] for key in options})
+            numbers = {
+                name: float(v) for name, v in dataset.data_vars.items() if v.ndim == 0 and v.dtype.kind in "fiub"
+            }
+            if first:
+                print(f"step {dataset.attrs['step']:>8}  " + "  ".join(f"{k} {v:.5g}" for k, v in numbers.items()))
+                print(f"  {dataset.attrs['path']}")

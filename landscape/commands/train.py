@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from jsonargparse import ActionConfigFile
@@ -29,4 +30,5 @@ def main(arguments: Sequence[str]) -> None:
     from landscape.training import train
 
     run = train(Experiment(**chosen), directory, retention=retention)
-    print(f"{run.path}: step {run.steps[-1]}, test accuracy {float(run.metrics.test_accuracy[-1]):.2%}")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        print(f"{run.path}: step {run.steps[-1]}, test accuracy {float(run.metrics.test_accuracy[-1]):.2%}")

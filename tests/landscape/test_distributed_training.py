@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import xarray as xr
 
+from analyses.saved import analyze, read
 from landscape.experiment import Experiment
 from landscape.run import Run
 from landscape.training import train
@@ -84,3 +86,32 @@ def test_another_number_of_processes_says_what_is_lost(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="written by 2 processes and is continued by 1.*no longer bit-equal"):
         run = train(EXPERIMENT, tmp_path / "run", progress=False)
     assert run.finished
+
+
+@pytest.mark.slow
+def test_analyses_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    """Each on its share of the examples; the same products, the same numbers to rounding, one file."""
+
+    train(EXPERIMENT, tmp_path / "run", progress=False)
+    asked = {"top_eigenvalues": ["--k", "2"], "trace": ["--max_products", "20"], "psf": ["--batches", "2"]}
+    expected = {
+        "top_eigenvalues": analyze(tmp_path / "run", "top_eigenvalues", k=2),
+        "trace": analyze(tmp_path / "run", "trace", max_products=20),
+        "psf": analyze(tmp_path / "run", "psf", batches=2),
+    }
+    for name, options in asked.items():
+        Path(expected[name].attrs["path"]).unlink()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        subprocess.run(
+            [*command, "-m", "landscape", "analyze", str(tmp_path / "run"), name, *options],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+        found = read(Path(expected[name].attrs["path"]), name)
+        assert found.attrs["objective_processes"] == (1 if name == "psf" else 2)
+        assert found.attrs["objective_examples"] == expected[name].attrs["objective_examples"]
+        for variable in expected[name].data_vars:
+            if expected[name][variable].dtype.kind == "f" and "residual" not in str(variable):
+                xr.testing.assert_allclose(found[variable], expected[name][variable], rtol=1e-5, atol=1e-7)

@@ -172,3 +172,10 @@ def test_resuming_with_micro_batches_is_exact(tmp_path: Path) -> None:
     for step in cut.steps[2:]:
         cut.checkpoint_path(step).unlink()
     equal(whole, train(experiment, tmp_path / "cut", progress=False))
+
+
+def test_a_float64_run_is_asked_in_float64(tmp_path: Path) -> None:
+    run = train(SMALL.replace(precision="float64", epochs=1), tmp_path, progress=False)
+    objective = run.checkpoint("last").objective()
+    assert objective.gradient().dtype == torch.float64
+    assert float(objective()) == pytest.approx(float(run.metrics["train_loss"][-1]), rel=1e-6)
