@@ -7,13 +7,21 @@ from analyses.directional_sharpness import (
     directional_sharpness,
     plot_directional_sharpness,
 )
+from analyses.eigenvalue_tracking import track_eigenvalues
 from analyses.gradient_similarity import (
     compare_angle,
     compare_gradient_similarity,
     gradient_similarity,
     plot_gradient_similarity,
 )
-from analyses.hessian_spectrum import compare_top_eigenvalues, plot_top_eigenvalues, top_eigenvalues
+from analyses.hessian_benchmark import hessian_benchmark
+from analyses.hessian_spectrum import (
+    compare_top_eigenvalues,
+    hessian_spectrum,
+    plot_hessian_spectrum,
+    plot_top_eigenvalues,
+    top_eigenvalues,
+)
 from analyses.lanczos import lanczos
 from analyses.loss_surface import compare_loss_surface, loss_surface, plot_loss_surface
 from analyses.m_sharpness import compare_m_sharpness, m_sharpness, plot_m_sharpness
@@ -45,8 +53,12 @@ __all__ = [  # noqa: RUF022 - grouped by question, not by letter
     "psf",
     # the ends of the spectrum
     "compare_top_eigenvalues",
+    "hessian_benchmark",
+    "hessian_spectrum",
+    "plot_hessian_spectrum",
     "plot_top_eigenvalues",
     "top_eigenvalues",
+    "track_eigenvalues",
     # the whole spectrum, the trace, the diagonal
     "compare_spectral_density",
     "compare_trace",
