@@ -29,6 +29,7 @@ from analyses.spectrum_end import SpectrumEnd, Which
 
 NEARLY = 3  # times the tolerance: starting vectors further than this from invariant serve better as their sum alone
 NEAR = 30  # times the tolerance: from here on no product is begun before the last one's residuals are known
+INTERRUPTED = "interrupted"
 BASIS_BYTES = 4 << 30  # where `max_basis` is not given, the basis grows up to this size before it is restarted
 
 
@@ -125,7 +126,7 @@ class _Search:
             except KeyboardInterrupt:
                 if not space.settle():
                     raise
-                self.message = "interrupted"
+                self.interrupt()
                 return space.ritz(self.end.order)
             self.matvecs += 1
             self.bar.update()
@@ -136,7 +137,7 @@ class _Search:
             if space.settle(behind=int(ahead)) >= (1 if space.locked else self.end.k):
                 pairs = space.ritz(self.end.order)
                 self.bar.set_postfix_str(self.end.progress(pairs), refresh=False)
-                self.message = verdict(pairs)
+                self.message = verdict(pairs) or ("" if space.waiting else "the whole space is spanned")
                 self.finished = bool(self.message)
                 if self.finished:
                     return pairs
@@ -152,6 +153,10 @@ class _Search:
                 space.aim(pairs.coefficients[:, np.flatnonzero(distance > 1)])
             if space.full:
                 space.basis.grow(min(2 * space.basis.capacity, self.rows))
+
+    def interrupt(self) -> None:
+        """Note that the user stopped the search."""
+        self.message, self.finished = INTERRUPTED, False
 
     def result(
         self,
@@ -193,10 +198,14 @@ def _certified(space: KrylovDecomposition, pairs: RitzPairs, search: _Search, *,
     coefficients = pairs.coefficients[:, :k]
     # The columns of the relation's error F enter with random signs: E ‖F S c‖² = ‖F S‖²/k for a unit c.
     signs = np.random.default_rng(0).choice([-1.0, 1.0], k) / np.sqrt(k)
-    defect = np.sqrt(k) * space.defect(coefficients @ signs)
+    defect, checks = 0.0, 0
+    try:
+        if search.message != INTERRUPTED:
+            defect, checks = np.sqrt(k) * space.defect(coefficients @ signs), 1
+    except KeyboardInterrupt:
+        search.interrupt()
     values, residuals = pairs.values[:k], pairs.residuals[:k] + defect
     vectors = space.basis.vectors(coefficients, in_place=in_place)
-    checks = 1
     if defect > 0.1 * end.thresholds(values, float(np.abs(pairs.values).max())).min():
         values, residuals = _measured(space.operator, vectors)
         checks += k
@@ -207,7 +216,11 @@ def _with_copies(
     space: KrylovDecomposition, pairs: RitzPairs, search: _Search, tol: float, *, in_place: bool
 ) -> Eigenpairs:
     """Search on for copies; each residual is then measured by a product of its own, since no one relation holds all."""
-    rest = search_for_copies(space, pairs, search.end, search)
+    rest = None
+    try:
+        rest = search_for_copies(space, pairs, search.end, search)
+    except KeyboardInterrupt:
+        search.interrupt()
     vectors = space.basis.vectors(np.eye(search.end.k), in_place=in_place)
     values, residuals = _measured(space.operator, vectors)
     return search.result(replace(search.end, tol=tol), values, residuals, vectors, len(values), rest)

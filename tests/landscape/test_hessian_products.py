@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from analyses.lanczos import lanczos
 from landscape.objective import Objective
 from landscape.parameters import NORMALISATION
 
@@ -112,6 +113,23 @@ def test_hessian_of_every_network(network: str, loss: str, sizes: tuple[int, ...
     v = torch.randn(hessian.shape[0], dtype=torch.float64)
     torch.testing.assert_close(hessian @ v, expected @ v, rtol=1e-8, atol=1e-10)
     assert hessian.way == "retained"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_eigenvalues_of_every_network(network: str, loss: str) -> None:
+    model, loss_fn, x, y = problem(network, loss)
+    exact = torch.linalg.eigvalsh(dense_hessian(model, loss_fn, x, y))
+    hessian = Objective(model, loss_fn, split(x, y, (1, 2, 3, 4, 5, 1, 1))).hessian()
+    top, bottom = lanczos(hessian, 5, tol=1e-9), lanczos(hessian, 2, which="SA", tol=1e-9)
+    torch.testing.assert_close(top.values, exact.flip(0)[:5], rtol=1e-8, atol=0)
+    torch.testing.assert_close(bottom.values, exact[:2], rtol=1e-8, atol=0)
+    gram = top.vectors.T @ top.vectors
+    torch.testing.assert_close(gram, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-12)
+    single = Objective(model.float(), loss_fn, split(x.float(), y if y.dtype == torch.int64 else y.float(), (9, 8)))
+    low = lanczos(single.hessian(), 5)
+    torch.testing.assert_close(low.values, exact.flip(0)[:5], rtol=1e-4, atol=0)
+    assert (low.vectors.T @ low.vectors - torch.eye(5)).abs().max() < 1e-5
 
 
 WAYS = ["retained", "recomputed", "linearised", "forward over reverse"]
