@@ -29,7 +29,7 @@ from landscape.experiment import Experiment
 from landscape.run import Run
 from landscape.training import train  # noqa: F401  (imported before the forks)
 
-CHECKPOINTS_PER_KILL = 4
+CHECKPOINTS_PER_KILL = 2
 LONGEST_WAIT = 120  # seconds for one checkpoint to appear before we call it a hang
 
 
@@ -119,6 +119,17 @@ def soak(kills, optimizer, seed, directory):
     return {"kills": killed, "kills during a write": half_written, "checkpoints": len(names(folder)[0])}
 
 
+def equal(a, b):
+    """Whether two state trees agree in every bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+
+
 def compare(whole, disturbed):
     """Bit equality of the last checkpoints and of all metrics but the clock."""
     assert whole.finished
@@ -128,7 +139,8 @@ def compare(whole, disturbed):
     assert (a.momentum is None and b.momentum is None) or torch.equal(a.momentum, b.momentum), "the momentum differs"
     for name, tensor in a.buffers.items():
         assert torch.equal(tensor, b.buffers[name]), f"buffer {name} differs"
-    assert torch.equal(a.state("rng")[0]["torch"], b.state("rng")[0]["torch"]), "the random generators differ"
+    for group in ("optimizer", "scheduler", "rng", "data"):
+        assert equal(a.state(group), b.state(group)), f"the state {group} differs"
     assert whole.metrics.sizes == disturbed.metrics.sizes, "metrics were lost"
     for name, series in whole.metrics.items():
         if name != "seconds":
