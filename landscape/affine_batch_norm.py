@@ -1,6 +1,6 @@
 r"""BatchNorm with fixed statistics, written as the multiplication and addition that it is.
 
-    BN(x) = x ⊙ s + (β − μ ⊙ s),    s = γ/√(σ² + ε)
+    BN(x) = (x − μ) ⊙ s + β,    s = γ/√(σ² + ε)
 
 The value is the same to rounding. What changes is the cost of differentiating it twice: autograd's double backward of
 `batch_norm` does not know that the statistics are constants, and takes a third of a ResNet's Hessian product.
@@ -41,6 +41,6 @@ def _affine(
     scale = torch.rsqrt(variance + eps)
     if weight is not None:
         scale = scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
     channels = (1, -1) + (1,) * (x.ndim - 2)
-    return x * scale.view(channels) + shift.view(channels)
+    y = (x - mean.view(channels)) * scale.view(channels)  # centred first: β − μs would cancel digits where |μ| ≫ σ
+    return y if bias is None else y + bias.view(channels)

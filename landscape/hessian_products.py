@@ -1,16 +1,15 @@
 r"""Hessian–vector products H v = ∇(∇L · v), exact, by the way that suits the model and the memory.
 
-| way                  | one product                                 | in gradients (CPU) | holds
-|
-|----------------------|---------------------------------------------|--------------------|-----------------------------|
-| retained             | backward through the kept gradient graph    | 1.1 to 2.4         | that graph, of all batches |
-| linearised           | the gradient's tangent map, traced once     | 1.3 to 2.2         | its intermediates | |
-recomputed           | the graph built anew, then as retained      | 2.2 to 3.6         | one batch's graph | | forward
-over reverse | the tangent of a backward pass              | 3.5 to 5           | one batch's activations |
+| way                  | one product                              | gradients (CPU) | what is held            |
+|----------------------|------------------------------------------|-----------------|-------------------------|
+| retained             | backward through the kept gradient graph | 1.1 to 2.4      | the graphs of all data  |
+| linearised           | the gradient's tangent map, traced once  | 1.3 to 2.2      | its intermediates       |
+| recomputed           | the graph built anew, then as retained   | 2.2 to 3.9      | one batch's graph       |
+| forward over reverse | the tangent of a backward pass           | 2.4 to 5        | one batch's activations |
 
 Left to choose, the operator retains the graphs if they fit into its memory, else recomputes them, and turns to forward
-over reverse where an operation has no double backward. Tracing takes seconds a batch for the ten per cent
-it may save on convolutional networks, so it happens on request only.
+over reverse where an operation has no double backward. Tracing takes seconds a batch for the ten per cent it may
+save on convolutional networks, so it happens on request only.
 
 References: Pearlmutter (1994); Griewank and Walther (2008), section 5, for the cost.
 """

@@ -37,7 +37,7 @@ class _Padded(nn.Module):
 
 
 def resnet20() -> nn.Module:
-    """272,474 parameters; He et al. (2016), section 4.2, n = 3."""
+    """269,722 parameters; He et al. (2016), section 4.2, n = 3, with shortcuts of option A."""
     blocks: list[nn.Module] = []
     inside = 16
     for width, first in ((16, 1), (32, 2), (64, 2)):
