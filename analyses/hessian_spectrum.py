@@ -7,8 +7,8 @@ Every eigenvalue comes with its residual ‖H v − λ v‖ and with bounds on i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from analyses.lanczos import Eigenpairs, lanczos, measured
 from analyses.registry import analysis
 from analyses.spectrum_end import Which
 from landscape.objective import Objective
+from landscape.operators import LinearOperator
 
+Matrix = Literal["hessian", "ggn", "fisher"]
 CURVATURE = "loss/‖θ‖₂²"
 
 
@@ -32,6 +34,8 @@ def top_eigenvalues(
     k: int = 5,
     which: Which = "LA",
     tol: float = 1e-3,
+    matrix: Matrix = "hessian",
+    parameters: str | None = None,
     backend: Literal["lanczos", "scipy", "pyhessian"] = "lanczos",
     max_basis: int | None = None,
     multiplicity: bool = False,
@@ -39,6 +43,8 @@ def top_eigenvalues(
 ) -> xr.Dataset:
     r"""The k eigenvalues of the Hessian at one end of its spectrum, each with its residual and error bounds.
 
+    `matrix`: hessian, ggn (generalized Gauss–Newton) or fisher (of the model's own predictions). `parameters`: the
+    block of these alone, by name, module prefix or shell pattern ("layer1", "*.bias").
     `which`: LA largest, SA smallest (most negative), LM largest in magnitude, BE from both ends in turn. Every pair
     meets ‖H v − λ v‖ ≤ tol·|λ|, or `converged` says that it does not. `eigenvalue`, `residual`, `error_bound`
     (certain: an eigenvalue lies that close) and `gap_bound` (sharper, ‖r‖²/gap; holds if none hides in the gap), (k,)
@@ -49,7 +55,18 @@ def top_eigenvalues(
     some 2 to 4 gradients each. Raises ValueError for k > n and for an unknown backend or end; the other backends are
     second opinions (`analyses.eigenvalue_backends` says what they cannot do).
     """
-    hessian = objective.hessian()
+    if backend == "pyhessian" and (matrix != "hessian" or parameters is not None):
+        raise ValueError('backend="pyhessian" takes the Hessian of all parameters only; use backend="lanczos"')
+    if parameters is not None:
+        objective = objective.restricted(parameters)
+    if matrix not in get_args(Matrix):
+        raise ValueError(f"expected matrix among {', '.join(get_args(Matrix))}, got {matrix!r}")
+    makers: dict[str, Callable[[], LinearOperator]] = {
+        "hessian": objective.hessian,
+        "ggn": objective.ggn,
+        "fisher": objective.fisher,
+    }
+    hessian = makers[matrix]()
     if backend == "lanczos":
         generator = torch.Generator().manual_seed(seed)
         found = lanczos(
@@ -67,7 +84,7 @@ def top_eigenvalues(
         found = measured(hessian, other.vectors, which, tol, other.products, other.message)
     else:
         raise ValueError(f"expected backend lanczos, scipy or pyhessian, got {backend!r}")
-    return dataset_of(found)
+    return dataset_of(found).assign_attrs(way=hessian.way)
 
 
 @analysis(

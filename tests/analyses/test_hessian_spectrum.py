@@ -118,6 +118,24 @@ def test_tracking_along_a_run_finds_what_cold_searches_find(problem) -> None:
         track_eigenvalues([])
 
 
+def test_other_matrices_and_blocks_of_parameters(problem) -> None:
+    model, x, y = problem
+    objective = Objective(model, nn.CrossEntropyLoss(), [(x, y)])
+    for matrix, operator in (("ggn", objective.ggn()), ("fisher", objective.fisher())):
+        found = top_eigenvalues(objective, k=2, tol=1e-9, matrix=matrix)
+        np.testing.assert_allclose(found.eigenvalue, torch.linalg.eigvalsh(operator.dense()).flip(0)[:2], rtol=1e-8)
+    rows = objective.space.indices(objective.space.subspace("3"))
+    block = objective.hessian().dense()[rows][:, rows]
+    found = top_eigenvalues(objective, k=2, tol=1e-9, parameters="3")
+    np.testing.assert_allclose(found.eigenvalue, torch.linalg.eigvalsh(block).flip(0)[:2], rtol=1e-8)
+    assert found.attrs["hessian_products"] == found.attrs["matvecs"]
+    assert found.attrs["way"] == "retained"
+    with pytest.raises(ValueError, match="hessian, ggn, fisher"):
+        top_eigenvalues(objective, matrix="kfac")
+    with pytest.raises(ValueError, match="all parameters only"):
+        top_eigenvalues(objective, which="LM", backend="pyhessian", parameters="3")
+
+
 def test_unknown_backend_and_too_many_pairs(problem) -> None:
     model, x, y = problem
     objective = Objective(model, nn.CrossEntropyLoss(), [(x, y)])
