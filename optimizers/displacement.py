@@ -23,9 +23,10 @@ class Displacement:
         self.clean = list(clean)
 
     def restore(self) -> None:
-        """Copy the clean values back."""
-        if self.parameters:
+        """Copy the clean values back, and give the copy's memory back."""
+        if self.clean:
             torch._foreach_copy_(shards(self.parameters), self.clean)
+            self.clean = []
 
 
 def displace(ascent: Ascent, radii: Sequence[float]) -> tuple[Displacement, Tensor | None]:
@@ -42,7 +43,7 @@ def displace(ascent: Ascent, radii: Sequence[float]) -> tuple[Displacement, Tens
     try:
         vectors = finite_or_zero(vectors, finite, in_place=ascent.disposable)
         for parameter, vector, factor in zip(parameters, vectors, factors, strict=True):
-            parameter.addcmul_(vector, factor.to(device=vector.device, dtype=vector.dtype))
+            parameter.addcmul_(vector, factor)
     except BaseException:
         displacement.restore()
         raise
@@ -55,16 +56,21 @@ def perturbation(ascent: Ascent, radii: Sequence[float]) -> list[Tensor]:
         return []
     factors, finite = _factors(ascent, radii)
     vectors = finite_or_zero(ascent.vectors, finite)
-    return [v * f.to(device=v.device, dtype=v.dtype) for v, f in zip(vectors, factors, strict=True)]
+    return [v * f for v, f in zip(vectors, factors, strict=True)]
 
 
 def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tensor]:
-    """One device-side factor for each parameter, 0 where the scale is 0 or not finite; and whether all are finite."""
+    """One factor beside each vector, 0 where the scale is 0 or not finite; and whether all scales are finite."""
     assert ascent.scale is not None
     scales = ascent.scale if isinstance(ascent.scale, list) else [ascent.scale] * len(radii)
-    finite = torch.stack([scale.isfinite() for scale in dict.fromkeys(scales)]).all()
-    known: dict[tuple[int, float], Tensor] = {}
-    for scale, radius in zip(scales, radii, strict=True):
-        if (id(scale), radius) not in known:
-            known[id(scale), radius] = torch.where(finite & (scale > 0), ascent.fraction * radius / scale, 0.0)
-    return [known[id(scale), radius] for scale, radius in zip(scales, radii, strict=True)], finite
+    different = {id(scale): scale for scale in scales}
+    finite = torch.stack([scale.isfinite() for scale in different.values()]).all()
+    known: dict[tuple[int, float, torch.device, torch.dtype], Tensor] = {}
+    factors = []
+    for scale, radius, vector in zip(scales, radii, ascent.vectors, strict=True):
+        key = id(scale), radius, vector.device, vector.dtype
+        if key not in known:
+            factor = torch.where(finite & (scale > 0), ascent.fraction * radius / scale, 0.0)
+            known[key] = factor.to(device=vector.device, dtype=vector.dtype)
+        factors.append(known[key])
+    return factors, finite

@@ -18,9 +18,10 @@ _KEY = "gradient_average"
 
 def averages(optimizer: SharpnessAware, parameters: list[Tensor]) -> list[Tensor]:
     """The averages m of these parameters, zero before the first gradient."""
+    known = [optimizer.state[parameter].get(_KEY) for parameter in parameters]
     return [
-        optimizer.state[parameter].get(_KEY, torch.zeros_like(local))
-        for parameter, local in zip(parameters, shards(parameters), strict=True)
+        torch.zeros_like(local) if average is None else average
+        for average, local in zip(known, shards(parameters), strict=True)
     ]
 
 

@@ -34,6 +34,11 @@ class Orthogonal(Reuse):
         self.alpha = alpha
         self.length = torch.zeros(())  # ‖g_v‖
 
+    def before_ascent(self, optimizer: SharpnessAware) -> None:
+        """Drop what a new ascent replaces."""
+        for state in optimizer.state.values():
+            state.pop(_KEY, None)
+
     def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
         """Keep g_v; descend along g_s."""
         parameters, clean, descent = both.pairs

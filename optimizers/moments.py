@@ -13,7 +13,10 @@ _KEYS = ("momentum_buffer", "exp_avg")
 def moment(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
     """The first moment of one parameter as `optimizer` keeps it, without bias correction; None before its first step."""
     state = optimizer.state.get(parameter, {})
-    return next((state[key] for key in _KEYS if state.get(key) is not None), None)
+    for key in _KEYS:
+        if (found := state.get(key)) is not None:
+            return found
+    return None
 
 
 def first_moment(optimizer: Optimizer) -> list[Tensor]:

@@ -16,10 +16,12 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def is_sharded(tensor: Any) -> TypeGuard[Any]:
     """Whether `tensor` is a `DTensor` (known by its interface: importing the class would import torch.distributed)."""
-    return hasattr(tensor, "device_mesh")
+    return type(tensor) not in _PLAIN and hasattr(tensor, "device_mesh")
 
 
 def shards(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -33,6 +33,11 @@ class DecayedPSF(Reuse):
         self.reuses = reuses
         self.age = 0
 
+    def before_ascent(self, optimizer: SharpnessAware) -> None:
+        """Drop what a new ascent replaces."""
+        for state in optimizer.state.values():
+            state.pop(_KEY, None)
+
     def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
         """Keep h; descend along g_s."""
         self.age = 0

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Reuse(Axis, ABC):
-    """The fourth choice: the descent direction. Both methods change `.grad` in place. It needs both gradients."""
+    """The fourth choice: the descent direction. It changes `.grad` in place. It needs both gradients."""
+
+    def before_ascent(self, optimizer: SharpnessAware) -> None:
+        """Give back memory that `after_ascent` will fill anew."""
 
     @abstractmethod
     def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:

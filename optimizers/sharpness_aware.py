@@ -182,6 +182,8 @@ class SharpnessAware(Optimizer):
             climb = self.policy.ascend(self, clean)
         if climb:
             clean.disposable = not self._keeps_gradient
+            if self.reuse is not None:
+                self.reuse.before_ascent(self)
             for parameter in clean.parameters:
                 parameter.grad = None  # ours now: the closure may zero in place, and need not zero at all
             with self._climb(clean) as displacement:
@@ -297,8 +299,8 @@ class SharpnessAware(Optimizer):
     def _perturbs(self) -> bool:
         return any(group["rho"] != 0 for group in self.param_groups)
 
-    def _gradients(self) -> list[Tensor]:
-        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+    def _gradients(self) -> Iterator[Tensor]:
+        return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
 
     def _clean_gradient(self) -> Gradient:
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
@@ -324,6 +326,8 @@ class SharpnessAware(Optimizer):
         return {p: self.direction.sign * group["rho"] for group in self.param_groups for p in group["params"]}
 
     def _radii(self, ascent: Ascent) -> list[float]:
+        if len({group["rho"] for group in self.param_groups}) == 1:
+            return [self.direction.sign * self.param_groups[0]["rho"]] * len(ascent.parameters)
         radius = self.radius
         return [radius[parameter] for parameter in ascent.parameters]
 

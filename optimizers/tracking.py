@@ -41,10 +41,8 @@ def follow(optimizer: SharpnessAware, clean: Gradient, averages: list[Tensor], s
         gradient.reshape(-1)[::_STRIDE] - average.reshape(-1)[::_STRIDE]
         for gradient, average in zip(clean.tensors, averages, strict=True)
     ]
-    last = [
-        optimizer.state[parameter].get(_KEY, torch.zeros_like(error))
-        for parameter, error in zip(clean.parameters, errors, strict=True)
-    ]
+    known = [optimizer.state[parameter].get(_KEY) for parameter in clean.parameters]
+    last = [torch.zeros_like(error) if before is None else before for before, error in zip(known, errors, strict=True)]
     square = norms.dot(errors, errors, clean.parameters)
     finite = square.isfinite()
     errors = norms.finite_or_zero(errors, finite)
