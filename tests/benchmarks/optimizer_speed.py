@@ -129,12 +129,13 @@ CONTENDERS: dict[str, Callable[[list[nn.Parameter]], object]] = {
 }
 
 
-def measure(model_name: str, rounds: int) -> dict[str, list[float]]:
+def measure(model_name: str, rounds: int, contenders: list[str]) -> dict[str, list[float]]:
     """Seconds per step of each contender, one number a round."""
     torch.manual_seed(0)
     model, x, y = MODELS[model_name]()
     steps: dict[str, Callable[[], object]] = {}
-    for name, make in CONTENDERS.items():
+    for name in contenders:
+        make = CONTENDERS[name]
         own = copy.deepcopy(model)
         optimizer = make(list(own.parameters()))
         first_backward = name.startswith("pytorch_optimizer")  # whose step(closure) expects gradients at w already
@@ -155,7 +156,7 @@ def measure(model_name: str, rounds: int) -> dict[str, list[float]]:
 
         steps[name] = step
     for step in steps.values():
-        for _ in range(12):
+        for _ in range(12 if model_name == "mlp" else 2):
             step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
@@ -171,13 +172,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=["mlp"])
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     random.seed(0)
     results = {}
     for model in arguments.model:
-        times = measure(model, arguments.rounds)
+        times = measure(model, arguments.rounds, arguments.contenders)
         sgd_times = times["SGD"]
         rows = {}
         print(f"\n{model}: {statistics.median(sgd_times) * 1e3:.2f} ms a step of SGD")
@@ -185,9 +187,9 @@ def main() -> None:
             ratio = statistics.median(own / base for own, base in zip(seconds, sgd_times, strict=True))
             of_medians = statistics.median(seconds) / statistics.median(sgd_times)
             bound = BOUNDS[model].get(name)
-            rows[name] = {"ratio": of_medians, "median of ratios": ratio, "bound": bound}
-            verdict = "" if bound is None else f"   bound {bound:.2f} {'met' if of_medians <= bound else 'MISSED'}"
-            print(f"{name:26s} {of_medians:.3f}  (ratios within rounds: {ratio:.3f}){verdict}")
+            rows[name] = {"ratio": ratio, "ratio of medians": of_medians, "bound": bound}
+            verdict = "" if bound is None else f"   bound {bound:.2f} {'met' if ratio <= bound else 'MISSED'}"
+            print(f"{name:26s} {ratio:.3f}  (ratio of medians: {of_medians:.3f}){verdict}")
         results[model] = {
             "rounds": arguments.rounds,
             "milliseconds of SGD": statistics.median(sgd_times) * 1e3,
