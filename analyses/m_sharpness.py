@@ -32,7 +32,7 @@ GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @analysis(
-    cost="1 evaluation and `steps` gradients and evaluations of all data for each m",
+    cost="1 evaluation and `ascent_steps` gradients and evaluations of all data for each m",
     reference="Foret et al. (2021), section 4.1; Kwon et al. (2021)",
 )
 def m_sharpness(
@@ -40,7 +40,7 @@ def m_sharpness(
     *,
     m: Sequence[int] | None = None,
     rho: float = 0.05,
-    steps: int = 1,
+    ascent_steps: int = 1,
     adaptive: bool = False,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -48,19 +48,21 @@ def m_sharpness(
 
     `m`: group sizes, by default 1, 4, 16 and 64 as far as there are examples. The examples are put in a random order
     drawn from `seed`, then cut into groups of m; what is left over does not count (`groups` · m examples do). Returns
-    `sharpness` (m,), its standard deviation and standard error over groups, and `groups`. `steps` of projected ascent
+    `sharpness` (m,), its standard deviation and standard error over groups, and `groups`. `ascent_steps` of projected ascent
     approach the maximum: one is SAM's perturbation. `adaptive` measures ε relative to |θ|, entry by entry (ρ is then
     relative too, and of the order of 1). In units of the loss.
 
     Groups are computed together by `torch.func.vmap` where the model allows it, else one by one (attribute
     `vectorized`). BatchNorm is in the objective's mode; the batches' inputs and targets must be tensors. Cost for each
-    m: `steps` gradients and steps + 1 evaluations of all data.
+    m: `ascent_steps` gradients of all data and one evaluation more than that.
 
     Raises ValueError for m that is not between 1 and the number of examples, ρ that is not positive, fewer than one
     step; TypeError for batches that are not tensors.
     """
-    if steps < 1 or not rho > 0 or not np.isfinite(rho):
-        raise ValueError(f"expected at least 1 step and a positive, finite rho; got {steps} and {rho}")
+    if ascent_steps < 1 or not rho > 0 or not np.isfinite(rho):
+        raise ValueError(
+            f"expected at least 1 step and a positive, finite rho; got ascent_steps={ascent_steps} and {rho}"
+        )
     inputs, targets = _examples(objective, seed)
     total = len(targets)
     m = [size for size in (1, 4, 16, 64) if size <= total] if m is None else m
@@ -73,7 +75,7 @@ def m_sharpness(
     for size in m:
         count = total // size
         groups = [part[: count * size].unflatten(0, (count, size)) for part in (inputs, targets)]
-        rise, together = _largest_rises(objective, groups[0], groups[1], theta, scale, rho, steps)
+        rise, together = _largest_rises(objective, groups[0], groups[1], theta, scale, rho, ascent_steps)
         vectorized &= together
         rises.append(rise.cpu().double().numpy())
     deviation = np.array([rise.std(ddof=1) if len(rise) > 1 else np.nan for rise in rises])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Plot: TypeAlias = "Callable[..., Axes]"
 _REGISTRY: dict[str, Analysis] = {}
+RESERVED = {"run", "analysis", "step", "steps", "split", "examples", "device", "dtype"}  # options of every analysis
 
 
 class Analysis:
@@ -85,14 +86,22 @@ class Analysis:
     def __call__(
         self,
         subject: Objective | Checkpoint,
-        *,
+        *values: Any,
         split: str = "train",
         examples: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> xr.Dataset:
-        """Run the analysis on `subject`; `split`, `examples`, `device` and `dtype` only speak of checkpoints."""
+        """Run the analysis on `subject`; `split`, `examples`, `device` and `dtype` only speak of checkpoints.
+
+        `values` are options in the order of the signature.
+        """
+        if len(values) > len(self.options) or set(list(self.options)[: len(values)]) & set(options):
+            raise TypeError(
+                f"{self.name}: expected each of the options {', '.join(self.options)} once, got more values"
+            )
+        options |= dict(zip(self.options, values, strict=False))
         unknown = set(options) - set(self.options)
         if unknown:
             raise TypeError(
@@ -172,6 +181,9 @@ def analysis(
     """
 
     def register(function: Callable[..., xr.Dataset]) -> Analysis:
+        taken = RESERVED & set(inspect.signature(function).parameters)
+        if taken:
+            raise ValueError(f"{function.__name__}: {', '.join(taken)} chooses checkpoints; expected another name")
         if function.__name__ in _REGISTRY:
             raise ValueError(f"an analysis named {function.__name__!r} exists already; give this one another name")
         _REGISTRY[function.__name__] = Analysis(

@@ -9,17 +9,15 @@ import base64
 import html
 import re
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from markdown_it import MarkdownIt
 
 from analyses import figures
 from analyses.results import QUANTITIES, Number, Quantity, Results
-from analyses.study_figures import FIGURES
+from analyses.study_figures import FIGURES, drawable
 from analyses.verdicts import judge
 from landscape.markdown import markdown_table
 
@@ -38,8 +36,8 @@ def write_report(results: Results, failures: dict[Path, str]) -> Path:
     if not results.labels:
         raise ValueError(f"{folder}: expected at least one finished run to report on, found none")
     drawn = {}
-    for name, draw in FIGURES.items():
-        figure = draw(results)
+    for name, wanted in drawable(results).items():
+        figure = wanted.draw(results)
         drawn[name] = figures.save(figure, folder / "figures" / name.lower())[0]
         plt.close(figure)
     text = "\n\n".join(_sections(results, failures, drawn))
@@ -54,7 +52,8 @@ def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path
     yield f"# {study.title}"
     if study.about:
         yield study.about.strip()
-    numbers = {quantity.name: results.numbers(quantity) for quantity in QUANTITIES}
+    quantities = [quantity for quantity in QUANTITIES if results.asks(quantity.analysis)]
+    numbers = {quantity.name: results.numbers(quantity) for quantity in quantities}
     counts = {name: len(runs) for name, runs in results.runs.items()}
     yield (
         f"Mean ± standard error over the seeds {', '.join(map(str, study.seeds))}. Sharpness is the rise of the loss at "
@@ -62,10 +61,10 @@ def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path
         "hence optimistic. Gradients are the method's own: probes, evaluations and analyses are not in them."
     )
     yield "## Results"
-    yield _table(results, numbers)
+    yield _table(results, quantities, numbers)
     incomplete = {name: count for name, count in counts.items() if count < len(study.seeds)}
     for name, count in incomplete.items():
-        yield f"**{name}: {count} of {len(study.seeds)} runs finished.**"
+        yield f"**{name}: {count} of {len(study.seeds)} runs are whole; the others are not in the numbers.**"
     for folder, reason in failures.items():
         yield f"- `{folder.relative_to(results.directory)}`: {reason}"
     if study.claims:
@@ -76,33 +75,49 @@ def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path
         )
         yield _claims(results)
     for name, picture in drawn.items():
-        caption = " ".join((FIGURES[name].__doc__ or "").split())
         yield f"## {name}"
         yield f"![{name}]({picture.relative_to(results.directory)})"
-        yield f"{caption} Bands: one standard error over seeds."
+        yield f"{FIGURES[name].caption} Bands: one standard error over seeds."
     yield "## Where each number comes from"
-    yield f"Paths are relative to this report. toolkit {version('landscape-toolkit')}, torch {torch.__version__}."
-    yield _sources(results, numbers)
+    yield f"Paths are relative to this report. The runs were made with {_versions(results)}."
+    yield _sources(results, quantities, numbers)
 
 
-def _table(results: Results, numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
-    head = ["method", *(f"{q.label} [{q.unit}]" for q in QUANTITIES)]
+def _versions(results: Results) -> str:
+    """The versions that the last checkpoints of all runs name."""
+    found = {
+        f"torch {attributes['version_torch']}, landscape-toolkit {attributes['version_landscape_toolkit']}"
+        for runs in results.runs.values()
+        for attributes in (run.checkpoint("last").attributes for run in runs.values())
+    }
+    return "; ".join(sorted(found))
+
+
+def _table(results: Results, quantities: list[Quantity], numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
+    head = ["method", *(f"{q.label} [{q.unit}]" for q in quantities)]
     rows = [
-        [label, *(_cell(q, [n.value for n in numbers[q.name][name].values()]) for q in QUANTITIES)]
+        [
+            label,
+            *(
+                _cell(q, len(results.study.seeds), [n.value for n in numbers[q.name][name].values()])
+                for q in quantities
+            ),
+        ]
         for name, label in results.labels.items()
     ]
     return markdown_table(head, rows)
 
 
-def _cell(quantity: Quantity, values: list[float]) -> str:
+def _cell(quantity: Quantity, seeds: int, values: list[float]) -> str:
     known = np.array([value for value in values if np.isfinite(value)])
     if not known.size:
         return "–"
     scale, places = (100, quantity.form[:-1] + "f") if quantity.form.endswith("%") else (1, quantity.form)
     mean = format(scale * known.mean(), places)
+    fewer = f" (n = {known.size})" if known.size < seeds else ""
     if known.size < 2 or not known.std():
-        return mean
-    return f"{mean} ± {format(scale * known.std(ddof=1) / np.sqrt(known.size), places)}"
+        return mean + fewer
+    return f"{mean} ± {format(scale * known.std(ddof=1) / np.sqrt(known.size), places)}{fewer}"
 
 
 def _claims(results: Results) -> str:
@@ -116,7 +131,7 @@ def _claims(results: Results) -> str:
     return markdown_table(["claim", "source", "statistic", "difference", "seeds", "verdict"], rows)
 
 
-def _sources(results: Results, numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
+def _sources(results: Results, quantities: list[Quantity], numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
     rows = [
         [
             results.labels[name],
@@ -126,7 +141,7 @@ def _sources(results: Results, numbers: dict[str, dict[str, dict[int, Number]]])
             f"`{number.file.relative_to(results.directory)}`",
             f"`{number.dataset}`",
         ]
-        for quantity in QUANTITIES
+        for quantity in quantities
         for name in results.labels
         for seed, number in numbers[quantity.name][name].items()
     ]

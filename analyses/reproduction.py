@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 import analyses
-from analyses.results import question_file
+from analyses.results import quantity, question_file
 from analyses.saved import analyze
 from analyses.study import Question, Study
 from landscape.experiment import Experiment
@@ -28,8 +28,11 @@ def carry_out(study: Study, directory: Path, *, jobs: int | None = None) -> dict
     `jobs` runs go on at once, each in a process of its own with its share of the cores; left out, one for each core.
     One run that fails (a diverged loss, say) does not stop the others.
     """
+    # an unknown name is an error now, not after the training
     for question in study.questions:
-        analyses.get(question.name)  # an unknown name is an error now, not after the training
+        analyses.get(question.name)
+    for claim in study.claims:
+        quantity(claim.quantity)
     tasks = [
         (study.experiment_of(method, seed).to_toml(), folder, study.questions, 1)
         for method, seed, folder in study.runs(directory)
@@ -57,13 +60,7 @@ def _one_run(experiment: str, folder: Path, questions: list[Question], threads: 
     torch.set_num_threads(threads)
     run = train(Experiment.from_toml(experiment), folder, progress=False)
     for question in questions:
-        if question.steps == "all":
-            steps = list(run.steps)
-        elif question.steps == "last":
-            steps = [run.steps[-1]]
-        else:
-            steps = list(question.steps)
-        for step in steps:
+        for step in question.steps_of(run):
             if not question_file(run, question, step).exists():
                 analyze(
                     run,

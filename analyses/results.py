@@ -38,17 +38,18 @@ class Number:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A column of the report: what it is called, its unit and format, and how it is read from a finished run."""
+    """A column of the report: what it is called, its unit and format, the analysis it needs, how it is read from a run."""
 
     name: str
     label: str
     unit: str
     form: str
+    analysis: str | None
     read: Callable[[Results, Run], Number]
 
 
 class Results:
-    """The finished runs of a study in `directory`; what is missing or failed is left out."""
+    """The runs of a study in `directory` that are trained and have every answer; the others are left out."""
 
     def __init__(self, study: Study, directory: Path) -> None:
         self.study = study
@@ -58,9 +59,16 @@ class Results:
         for method, seed, folder in study.runs(directory):
             if (folder / "experiment.toml").exists():
                 run = Run.open(folder)
-                if run.finished:
+                if run.finished and self._answered(run):
                     self.runs[method.name][seed] = run
         self.labels = {method.name: method.label for method in study.methods if self.runs[method.name]}
+
+    def _answered(self, run: Run) -> bool:
+        return all(question_file(run, q, step).exists() for q in self.study.questions for step in q.steps_of(run))
+
+    def asks(self, analysis: str | None) -> bool:
+        """Whether the study asks `analysis`; None asks nothing and is always there."""
+        return analysis is None or any(question.name == analysis for question in self.study.questions)
 
     def metrics(self) -> dict[str, xr.Dataset]:
         """Each method's training metrics, with a dimension `seed`; methods by label."""
@@ -107,8 +115,7 @@ class Results:
         }
 
     def _over_steps(self, run: Run, question: Question) -> xr.Dataset:
-        steps = list(run.steps) if question.steps == "all" else question.steps
-        steps = [run.steps[-1]] if steps == "last" else [int(step) for step in steps]
+        steps = question.steps_of(run)
         found = [self.answer(run, question.name, step) for step in steps]
         # what only some checkpoints have (there is no momentum before the first step) is NaN at the others
         return xr.concat(found, xr.DataArray(steps, dims="step", name="step"), join="outer", combine_attrs="override")
@@ -158,16 +165,17 @@ def _sharpness(direction: str, sign: int) -> Callable[[Results, Run], Number]:
     return read_sharpness
 
 
+SHARPNESS = "directional_sharpness"
 QUANTITIES = (
-    Quantity("test_accuracy", "test accuracy, final", "%", ".2%", _metric("test_accuracy", _last)),
-    Quantity("peak_test_accuracy", "test accuracy, peak", "%", ".2%", _metric("test_accuracy", np.nanargmax)),
-    Quantity("train_loss", "train loss", "nats", ".3f", _metric("train_loss", _last)),
-    Quantity("lambda_max", "λ_max", "loss/‖θ‖²", ".2f", _lambda_max),
-    Quantity("sharpness_gradient", "sharpness, gradient", "nats", ".4f", _sharpness("gradient", 1)),
-    Quantity("sharpness_momentum", "sharpness, −momentum", "nats", ".4f", _sharpness("momentum", -1)),
-    Quantity("sharpness_random", "sharpness, random", "nats", ".5f", _sharpness("random", 1)),
-    Quantity("gradient_evaluations", "gradients", "batches", ".0f", _metric("gradient_evaluations", _last)),
-    Quantity("seconds", "training time", "s", ".1f", _metric("seconds", _last)),
+    Quantity("test_accuracy", "test accuracy, final", "%", ".2%", None, _metric("test_accuracy", _last)),
+    Quantity("peak_test_accuracy", "test accuracy, peak", "%", ".2%", None, _metric("test_accuracy", np.nanargmax)),
+    Quantity("train_loss", "train loss", "nats", ".3f", None, _metric("train_loss", _last)),
+    Quantity("lambda_max", "λ_max", "loss/‖θ‖²", ".2f", "top_eigenvalues", _lambda_max),
+    Quantity("sharpness_gradient", "sharpness, gradient", "nats", ".4f", SHARPNESS, _sharpness("gradient", 1)),
+    Quantity("sharpness_momentum", "sharpness, −momentum", "nats", ".4f", SHARPNESS, _sharpness("momentum", -1)),
+    Quantity("sharpness_random", "sharpness, random", "nats", ".5f", SHARPNESS, _sharpness("random", 1)),
+    Quantity("gradient_evaluations", "gradients", "batches", ".0f", None, _metric("gradient_evaluations", _last)),
+    Quantity("seconds", "training time", "s", ".1f", None, _metric("seconds", _last)),
 )
 
 

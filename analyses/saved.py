@@ -9,6 +9,7 @@ another file. Each file is a Dataset that xarray and plain h5py open, written wh
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from pathlib import Path
@@ -33,7 +34,8 @@ def analysis_path(
     run: Run, name: str, step: int, *, split: str, examples: int | None, dtype: str | None, options: dict[str, Any]
 ) -> Path:
     """Where the analysis `name` of the checkpoint at `step` is kept."""
-    defaults = {key: parameter.default for key, parameter in registry.get(name).options.items()}
+    given = _plain(name, options)
+    defaults = _plain(name, {key: option.default for key, option in registry.get(name).options.items()})
     asked = {
         "format": FORMAT,
         "analysis": name,
@@ -41,10 +43,23 @@ def analysis_path(
         "split": split,
         "examples": examples,
         "dtype": dtype,
-        "options": {key: value for key, value in options.items() if value != defaults.get(key)},
+        "options": {key: value for key, value in given.items() if key not in defaults or value != defaults[key]},
     }
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return run.path / "analyses" / f"{name}-{step:08d}-{digest[:10]}.h5"
+
+
+def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options as JSON has them, so that a tuple and the same list ask the same; what is no text or number is refused."""
+
+    def refuse(value: Any) -> Any:
+        raise TypeError(
+            f"{name}: expected options of text and numbers for an answer that is kept, got a {type(value).__name__}; "
+            f"call the analysis itself: analyses.{name}(checkpoint, …)"
+        )
+
+    known = {key: value for key, value in options.items() if value is not inspect.Parameter.empty}
+    return json.loads(json.dumps(known, default=refuse))
 
 
 def analyze(

@@ -25,7 +25,7 @@ from landscape.objective import Objective
 
 
 @analysis(
-    cost="probes × steps Hessian products, and some 3 per outlier",
+    cost="probes × nodes Hessian products, and some 3 per outlier",
     reference="Ghorbani, Krishnan and Xiao (2019); Ubaru, Chen and Saad (2017)",
     data_parallel=True,
 )
@@ -34,7 +34,7 @@ def spectral_density(
     *,
     matrix: Matrix = "hessian",
     probes: int = 10,
-    steps: int = 64,
+    nodes: int = 64,
     outliers: int = 10,
     width: float | None = None,
     interval: tuple[float, float] | None = None,
@@ -48,7 +48,7 @@ def spectral_density(
 
     - `density` (eigenvalue) φ(t) of all eigenvalues but the `outliers` ones of largest magnitude, as a fraction of all
       n per unit of curvature, each broadened by a Gaussian of standard deviation `width` (default: the narrowest that
-      `steps` nodes resolve; attribute `width`), on `points` points over `interval` (default: all of it);
+      `nodes` quadrature nodes resolve; attribute `width`), on `points` points over `interval` (default: all of it);
     - `outlier` (index) with `outlier_bound`, how far the true eigenvalue may be;
     - `trace` Σλ; `negative_share` Σ_{λ<0}|λ| / Σ|λ|, the fraction of the curvature that is negative;
     - `effective_dimension` (alpha) Σ λ₊/(λ₊ + α), the number of directions curved more than α (MacKay 1992; negative
@@ -59,7 +59,7 @@ def spectral_density(
     for what varies slowly over `width`: α should not be far below it.
 
     BatchNorm is in the objective's mode; weight decay is not included. Cost: `products` Hessian products, probes ×
-    steps and about 3 per outlier. Memory: steps + outliers vectors.
+    nodes and about 3 per outlier. Memory: nodes + outliers vectors.
 
     Raises ValueError for fewer than one probe or step, as many outliers as parameters, or a width that is not positive.
     """
@@ -75,7 +75,7 @@ def spectral_density(
         found = lanczos(operator, outliers, which="LM", tol=1e-3, generator=generator)
         values, bounds, known = found.values.numpy(), found.error_bounds.numpy(), found.vectors
         products = found.matvecs
-    quadrature = lanczos_quadrature(operator, probes=probes, steps=steps, known=known, generator=generator)
+    quadrature = lanczos_quadrature(operator, probes=probes, steps=nodes, known=known, generator=generator)
     width = quadrature.resolution if width is None else width
     width = width or float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(quadrature.nodes).max()))  # one eigenvalue
     low, high = interval or (quadrature.nodes.min() - 4 * width, quadrature.nodes.max() + 4 * width)

@@ -8,7 +8,7 @@ label = "SAM"
 optimizer = "sam"
 [[analyses]]            # what is asked of every run's checkpoints
 name = "psf"
-steps = "all"           # all, last or a list
+steps = "all"           # all, first, last or a list
 options = {rho = 0.05}
 [[claims]]              # "method's quantity is `less` or `greater` than versus's"
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from landscape.experiment import Experiment
+from landscape.run import Run
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,26 @@ class Question:
     """One analysis of every run: at which checkpoints, over which data, with which options."""
 
     name: str
-    steps: Literal["all", "last"] | list[int] = "all"
+    steps: Literal["all", "first", "last"] | list[int] = "all"
     split: str = "train"
     examples: int | None = None
     dtype: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse steps that mean nothing."""
+        listed = isinstance(self.steps, list) and all(isinstance(step, int) for step in self.steps)
+        if not listed and self.steps not in ("all", "first", "last"):
+            raise ValueError(f"{self.name}: expected steps all, first, last or a list of numbers, got {self.steps!r}")
+
+    def steps_of(self, run: Run) -> list[int]:
+        """The checkpoints of `run` that are asked; those that an interruption left between the scheduled ones are not."""
+        if isinstance(self.steps, list):
+            return self.steps
+        if self.steps == "all":
+            every = run.experiment.checkpoint_every * run.steps[-1] // run.experiment.epochs
+            return [step for step in run.steps if step % every == 0 or step == run.steps[-1]]
+        return [run.steps[0 if self.steps == "first" else -1]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,11 @@ class Claim:
     method: str
     versus: str
     direction: Literal["less", "greater"]
+
+    def __post_init__(self) -> None:
+        """Refuse a direction that means nothing."""
+        if self.direction not in ("less", "greater"):
+            raise ValueError(f"claim {self.id!r}: expected the direction less or greater, got {self.direction!r}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +117,9 @@ class Study:
                 f"{path}: expected the keys {', '.join(sorted(known))}; "
                 f"got unknown {sorted(set(content) - known)}, missing {sorted(missing)}"
             )
+        seeds = content["seeds"]
+        if not isinstance(seeds, list) or not all(isinstance(s, int) for s in seeds) or len(set(seeds)) != len(seeds):
+            raise ValueError(f"{path}: expected seeds as a list of different whole numbers, got {seeds!r}")
         methods = [
             Method(name, str(row.get("label", name)), {k: v for k, v in row.items() if k != "label"})
             for name, row in content["methods"].items()
@@ -110,7 +134,7 @@ class Study:
             name=path.stem,
             title=content["title"],
             about=content.get("about", ""),
-            seeds=content["seeds"],
+            seeds=seeds,
             experiment=content.get("experiment", {}),
             methods=methods,
             questions=[_record(Question, row, path) for row in content.get("analyses", [])],
@@ -126,5 +150,5 @@ def _record(kind: Any, row: dict[str, Any], path: Path) -> Any:
         raise ValueError(f"{path}: expected the keys {', '.join(known)} in a {kind.__name__}, got {sorted(unknown)}")
     try:
         return kind(**row)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -117,12 +118,35 @@ def _running_mean(series: xr.DataArray, window: int = 8) -> xr.DataArray:
     return series.rolling({along: window}, min_periods=1).mean()
 
 
+@dataclass(frozen=True)
+class StudyFigure:
+    """A figure of the report: the analysis it needs, if any, and how it is drawn; its docstring is the caption."""
+
+    analysis: str | None
+    draw: Callable[[Results], Figure]
+
+    @property
+    def caption(self) -> str:
+        """What the figure shows."""
+        return " ".join((self.draw.__doc__ or "").split())
+
+
 # by the heading in the report; the file carries the same name in lower case
-FIGURES: dict[str, Callable[[Results], Figure]] = {
-    "Training": training,
-    "Curvature": curvature,
-    "Sharpness": sharpness,
-    "Similarity": similarity,
-    "PSF": psf,
-    "Momentum": momentum,
+FIGURES = {
+    "Training": StudyFigure(None, training),
+    "Curvature": StudyFigure("top_eigenvalues", curvature),
+    "Sharpness": StudyFigure("directional_sharpness", sharpness),
+    "Similarity": StudyFigure("gradient_similarity", similarity),
+    "PSF": StudyFigure("psf", psf),
+    "Momentum": StudyFigure(None, momentum),
 }
+
+
+def drawable(results: Results) -> dict[str, StudyFigure]:
+    """The figures whose analyses the study asks; `Momentum` needs the probes of the training."""
+    probed = bool(results.study.experiment.get("probe_every"))
+    return {
+        name: figure
+        for name, figure in FIGURES.items()
+        if results.asks(figure.analysis) and (probed or name != "Momentum")
+    }

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
         said = error.args[0] if isinstance(error, KeyError) else error  # str of a KeyError is the repr of its message
-        print(f"landscape {name}: error: {said}", file=sys.stderr)
+        print(f"landscape {name}: error: {' '.join(str(said).split())}", file=sys.stderr)
         print("(LANDSCAPE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 2
     return 0

@@ -17,7 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics by plain averages over `batches` of inputs; one forward pass, nothing without BN.
+    """Replace the running statistics by averages over `batches` of inputs; one forward pass, nothing without BN.
+
+    Every batch counts alike, so make them of one size.
 
     Only the BatchNorm layers are in training mode meanwhile, so dropout neither acts nor draws random numbers, and
     every module's mode and momentum come out as they went in.

@@ -62,8 +62,8 @@ def share(index: Tensor) -> Tensor:
     """
     if len(index) < world_size():
         raise ValueError(
-            f"expected at least one example for each of {world_size()} processes in every batch, got {len(index)}; "
-            "choose a batch_size whose last batch of an epoch is not smaller than that"
+            f"expected at least one example for each of {world_size()} processes in every batch and split, "
+            f"got {len(index)}; choose fewer processes, or a batch_size that leaves more for the last batch of an epoch"
         )
     return index.tensor_split(world_size())[rank()]
 

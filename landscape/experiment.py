@@ -6,8 +6,10 @@ thing: `Experiment.from_toml(experiment.to_toml()) == experiment`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import math
 import tomllib
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
@@ -48,7 +50,8 @@ class Experiment:
         precision: Of weights and arithmetic; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
         checkpoint_every: Epochs between checkpoints. The first and the last point of the run are always kept.
         probe_every: Steps between the probes (L2-PSF, cosine of momentum and gradient, loss rise along the momentum);
-            0 switches them off. Each costs two gradients and a loss, and never changes the training.
+            0 switches them off. Each costs two gradients and a loss of the whole batch, in every process, whatever the
+            micro-batches, and never changes the training.
         probe_rho_sam: Radius of the probes' SAM perturbation.
         probe_rho_msam: Radius of the probes' momentum perturbation.
         seed: Of every random number in the run.
@@ -91,8 +94,13 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse what no run could mean, naming the option, what it may be and what came."""
         for f in dataclasses.fields(self):
-            if f.type == "float" and isinstance(getattr(self, f.name), int):
-                object.__setattr__(self, f.name, float(getattr(self, f.name)))  # lr=1 and lr=1.0 are one experiment
+            value = getattr(self, f.name)
+            if f.type in ("float", "float | None") and value is not None:
+                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                    raise ValueError(f"{f.name}: expected a finite number, got {value!r}")
+                object.__setattr__(self, f.name, float(value))  # lr=1 and lr=1.0 are one experiment
+            if f.type == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{f.name}: expected a whole number, got {value!r}")
         for name, low, high in (
             ("label_noise", 0.0, 1.0),
             ("label_smoothing", 0.0, 1.0),
@@ -145,14 +153,16 @@ class Experiment:
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f"; did you mean {near[0]!r}?" if near else "."
                 raise ValueError(f"unknown key {key!r} in an experiment{hint} Known keys: {', '.join(known)}")
         parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
         hints = get_type_hints(cls)
         for f in dataclasses.fields(cls):
             parser.add_argument(f"--{f.name}", type=hints[f.name])
         try:
-            checked = parser.parse_object(Namespace(**values))
+            checked = parser.parse_object(Namespace(**copy.deepcopy(values)))  # it writes into what it is given
         except Exception as error:
             raise ValueError(f"expected an experiment, got a value of the wrong type: {error}") from error
-        return cls(**{key: checked[key] for key in values})
+        # a table is taken as TOML has it: the parser would read the text "1" in it as a number
+        chosen: dict[str, Any] = {k: v if isinstance(v, dict) else checked[k] for k, v in values.items()}
+        return cls(**chosen)

@@ -139,19 +139,26 @@ class Training:
             self.take_step(index)
             if self.step % self.agree_every == 0 and distributed.any_process(interruption.requested is not None):
                 break
-        steps, losses = self.recorder.fetch("loss")  # the one place of an epoch that waits for the device
+        self._check_finite("loss")  # the one place of an epoch that waits for the device
         self.seconds += time.perf_counter() - start
+
+    def _check_finite(self, name: str) -> None:
+        steps, losses = self.recorder.fetch(name)
         bad = steps[~np.isfinite(losses)]
         if bad.size:
             raise NonFiniteLoss(
-                f"the loss at step {bad[0]} is not finite; what came before the last checkpoint is kept. "
+                f"{name} at step {bad[0]} is not finite; what came before the last checkpoint is kept. "
                 f"Lower lr (now {self.experiment.lr}) or rho (now {self.experiment.rho}), or lengthen warmup_epochs"
             )
+
+    def _equal_batches(self) -> tuple[Tensor, ...]:
+        """All training inputs in batches of one size, or of two that differ by one."""
+        return self.train.inputs.tensor_split(-(-len(self.train) // EVALUATION_BATCH))
 
     @torch.no_grad()
     def evaluate(self) -> None:
         """Loss and accuracy on both splits at the clean weights, with BatchNorm's statistics re-estimated there."""
-        batch_norm.reestimate(self.model, self.train.inputs.split(EVALUATION_BATCH))
+        batch_norm.reestimate(self.model, self._equal_batches())
         self.model.eval()
         for name, split in (("train", self.train), ("test", self.test)):
             sums = torch.zeros(2, device=self.device)
@@ -164,13 +171,14 @@ class Training:
             self.recorder.record(
                 self.step, **{f"{name}_loss": sums[0] / len(split), f"{name}_accuracy": sums[1] / len(split)}
             )
+        self._check_finite("train_loss")  # the last step of all may have gone astray
         self.recorder.record(
             self.step, seconds=self.seconds, gradient_evaluations=float(self.optimizer.gradient_evaluations)
         )
 
     def contents(self, run: Run) -> dict[str, Any]:
         """The checkpoint of this step, BatchNorm's statistics those of its weights."""
-        batch_norm.reestimate(self.model, self.train.inputs.split(EVALUATION_BATCH))
+        batch_norm.reestimate(self.model, self._equal_batches())
         momentum = [m.detach() for m in optimizers.first_moment(self.optimizer)]
         return run.contents(
             self.step,
@@ -226,21 +234,24 @@ def train(
         NonFiniteLoss: The loss became infinite or NaN.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
-    with distributed.process_group(experiment.device) as device:
+    with distributed.process_group(experiment.device) as device, ExitStack() as stack:
         first = distributed.rank() == 0
+        if (Path(directory) / "experiment.toml").exists():
+            run = Run.create(directory, experiment)
+            if run.finished:
+                return run
+        stack.enter_context(isolated(experiment.seed, f"training of process {distributed.rank()}", device))
+        training = Training(experiment, device)  # before the folder is made: a wrong option must not claim it
         if first:
             Run.create(directory, experiment)
         distributed.barrier()
         run = Run.create(directory, experiment)
-        if run.finished:
-            return run
-        with ExitStack() as stack:
-            if first:
-                stack.enter_context(run.writing())
-            stack.enter_context(isolated(experiment.seed, f"training of process {distributed.rank()}", device))
-            interruption = stack.enter_context(Interruption())
-            writer = stack.enter_context(run.writer(retention)) if first else None
-            _continue(Training(experiment, device), run, writer, interruption, progress=progress and first)
+        if first:
+            stack.enter_context(run.writing())
+        interruption = stack.enter_context(Interruption())
+        writer = stack.enter_context(run.writer(retention)) if first else None
+        _continue(training, run, writer, interruption, progress=progress and first)
+        stack.close()  # what is still being written is on the disk before the other processes go on
         distributed.barrier()
         return run
 

@@ -30,15 +30,17 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--dtype", type=Literal["float32", "float64"] | None, default=None, help="If not the run's own."
     )
-    named = [argument for argument in arguments if not argument.startswith("-")]
+    # the options to be parsed depend on the analysis, which may stand anywhere among the arguments
+    name = next((argument for argument in arguments if argument in analyses.available()), None)
     options: list[str] = []
-    if len(arguments) > 1 and len(named) > 1 and named[1] == arguments[1]:
-        analysis = analyses.get(arguments[1])
+    if name is not None:
+        analysis = analyses.get(name)
         # a vector cannot be typed on a command line; the momentum comes from the checkpoint
-        vectors = {name for name, option in analysis.options.items() if "Tensor" in str(option.annotation)}
-        options = [name for name in analysis.options if name not in vectors]
+        vectors = {key for key, option in analysis.options.items() if "Tensor" in str(option.annotation)}
+        options = [key for key in analysis.options if key not in vectors]
         parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors})
     chosen = parser.parse_args(list(arguments)).as_dict()
+    analyses.get(chosen["analysis"])
     run = Run.open(chosen["run"])
     steps: list[int | str] = [chosen["steps"]] if chosen["steps"] in ("last", "first") else list(run.steps)
     if chosen["steps"] not in ("last", "first", "all"):
@@ -55,9 +57,8 @@ def main(arguments: Sequence[str]) -> None:
             common["device"] = str(device)
         for step in tqdm(steps, desc=chosen["analysis"], unit="checkpoint", delay=2, disable=not first):
             dataset = analyze(run, chosen["analysis"], step=step, **common, **{key: chosen[key] for key in options})
-            numbers = {
-                name: float(v) for name, v in dataset.data_vars.items() if v.ndim == 0 and v.dtype.kind in "fiub"
-            }
             if first:
-                print(f"step {dataset.attrs['step']:>8}  " + "  ".join(f"{k} {v:.5g}" for k, v in numbers.items()))
-                print(f"  {dataset.attrs['path']}")
+                print(f"step {dataset.attrs['step']}: {dataset.attrs['path']}")
+                for variable, values in dataset.data_vars.items():
+                    if values.dtype.kind in "fiub" and values.size <= 10:
+                        print(f"  {variable!s:<24} {' '.join(f'{value:.5g}' for value in values.values.ravel())}")

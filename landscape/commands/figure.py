@@ -23,5 +23,6 @@ def main(arguments: Sequence[str]) -> None:
         dataset = read(Path(file))
         figure = analyses.get(dataset.attrs["analysis"]).draw(dataset).get_figure(root=True)
         assert figure is not None  # axes that were just drawn have one
-        for written in figures.save(figure, Path(chosen["output"]) / Path(file).stem):
+        name = "-".join(filter(None, (dataset.attrs.get("run"), Path(file).stem)))  # two runs have files of one name
+        for written in figures.save(figure, Path(chosen["output"]) / name):
             print(written)

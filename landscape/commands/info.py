@@ -12,7 +12,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print what PATH is."""
     parser = command_parser("info", "Show a run's folder, a checkpoint file or an analysis file at a glance.")
     parser.add_argument("path", help="A run's folder, or one of its files.")
-    path = Path(parser.parse_args(list(arguments)).path)
+    path = Path(parser.parse_args(list(arguments)).path).resolve()
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a run's folder or one of its files, found nothing there")
     if path.is_dir():
@@ -47,9 +47,9 @@ def about_run(path: Path) -> str:
 
 def about_checkpoint(path: Path) -> str:
     """The attributes and the layout of one checkpoint."""
-    from landscape.run import Run
+    from landscape.checkpoint import Checkpoint
 
-    checkpoint = Run.open(path.parents[1]).checkpoint(int(path.stem.removeprefix("step-")))
+    checkpoint = Checkpoint.open(path)
     lines = [f"{name:<24} {str(value).splitlines()[0]}" for name, value in checkpoint.attributes.items() if str(value)]
     layout = [f"{name:<40} {tuple(tensor.shape)}" for name, tensor in checkpoint.parameters.items()]
     return "\n".join([*lines, "", *layout])

@@ -31,4 +31,6 @@ def main(arguments: Sequence[str]) -> None:
 
     run = train(Experiment(**chosen), directory, retention=retention)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
-        print(f"{run.path}: step {run.steps[-1]}, test accuracy {float(run.metrics.test_accuracy[-1]):.2%}")
+        metrics = run.metrics
+        reached = f", test accuracy {float(metrics.test_accuracy[-1]):.2%}" if "test_accuracy" in metrics else ""
+        print(f"{run.path}: step {run.steps[-1]}{reached}")

@@ -9,14 +9,15 @@ from pathlib import Path
 from analyses import figures
 from analyses.results import Results
 from analyses.study import Study
-from analyses.study_figures import FIGURES
+from analyses.study_figures import drawable
 from landscape.commands.parser import recipe
 
 
 def main(directory: str = "runs/demo", output: str = "runs/demo/figures", *names: str) -> None:
     results = Results(Study.read(recipe("demo", "studies")), Path(directory))
-    for name in names or FIGURES:
-        for written in figures.save(FIGURES[name](results), Path(output) / name.lower()):
+    known = drawable(results)
+    for name in names or known:
+        for written in figures.save(known[name].draw(results), Path(output) / name.lower()):
             print(written)
 
 

@@ -18,9 +18,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "gradient_similarity": {"rho_sam": 0.3},
     "loss_surface": {"points": 5},
-    "m_sharpness": {"m": (1, 4), "steps": 2},
+    "m_sharpness": {"m": (1, 4), "ascent_steps": 2},
     "psf": {"rho": 0.1},
-    "spectral_density": {"probes": 3, "steps": 12, "outliers": 3, "interval": (-2, 2), "width": 0.2, "points": 21},
+    "spectral_density": {"probes": 3, "nodes": 12, "outliers": 3, "interval": (-2, 2), "width": 0.2, "points": 21},
     "trace": {"max_products": 40},
 }
 

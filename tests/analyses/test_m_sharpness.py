@@ -59,13 +59,13 @@ def test_many_steps_reach_the_largest_rise_of_a_quadratic() -> None:
         low, high = (middle, high) if float((coefficients / (middle - values)).norm()) > 0.5 else (low, middle)
     epsilon = vectors @ (coefficients / (middle - values))
     largest = float(g @ epsilon + epsilon @ h @ epsilon / 2)
-    one, many = (float(m_sharpness(objective, m=[21], rho=0.5, steps=s).sharpness[0]) for s in (1, 100))
+    one, many = (float(m_sharpness(objective, m=[21], rho=0.5, ascent_steps=s).sharpness[0]) for s in (1, 100))
     assert one < many
     assert many == pytest.approx(largest, rel=1e-9)
 
 
 def test_more_steps_never_give_less() -> None:
-    found = [m_sharpness(classifier(), m=(1, 5), rho=0.3, steps=s).sharpness.values for s in (1, 2, 5)]
+    found = [m_sharpness(classifier(), m=(1, 5), rho=0.3, ascent_steps=s).sharpness.values for s in (1, 2, 5)]
     assert (found[1] >= found[0]).all()
     assert (found[2] >= found[1]).all()
 
@@ -87,7 +87,9 @@ def test_a_model_that_vmap_does_not_know_gives_the_same_numbers_one_by_one() -> 
     found = []
     for branch in (False, True):
         torch.manual_seed(1)
-        found.append(m_sharpness(Objective(Branching(branch), nn.CrossEntropyLoss(), [(x, y)]), m=(1, 3), steps=2))
+        found.append(
+            m_sharpness(Objective(Branching(branch), nn.CrossEntropyLoss(), [(x, y)]), m=(1, 3), ascent_steps=2)
+        )
     np.testing.assert_allclose(found[0].sharpness, found[1].sharpness, rtol=1e-12)
     assert [f.attrs["vectorized"] for f in found] == [1, 0]
 
@@ -99,7 +101,7 @@ def test_by_default_groups_grow_as_far_as_there_are_examples() -> None:
 def test_cost_is_counted_and_the_model_is_left_as_it_was() -> None:
     objective = classifier()
     before = objective.theta
-    found = m_sharpness(objective, m=(1, 2), steps=3)
+    found = m_sharpness(objective, m=(1, 2), ascent_steps=3)
     assert found.attrs["gradient_evaluations"] == pytest.approx(6)
     assert found.attrs["evaluations"] == pytest.approx(8)
     assert torch.equal(before, objective.theta)
@@ -112,7 +114,7 @@ def test_cost_is_counted_and_the_model_is_left_as_it_was() -> None:
         ({"m": (0,)}, "m: expected group sizes between 1 and the number of examples, 21; got 0"),
         ({"m": (22,)}, "got 22"),
         ({"rho": -1.0}, "positive, finite rho"),
-        ({"steps": 0}, "at least 1 step"),
+        ({"ascent_steps": 0}, "at least 1 step"),
     ],
 )
 def test_bad_input_is_named(options: dict, message: str) -> None:

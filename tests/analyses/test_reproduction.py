@@ -169,7 +169,7 @@ def test_one_failing_run_does_not_stop_the_others(study: Study, tmp_path: Path) 
     results = Results(failing, tmp_path / "runs")
     assert list(results.labels) == ["msam"]
     write_report(results, failures)
-    assert "sgd: 0 of 1 runs finished" in (tmp_path / "runs" / "report.md").read_text()
+    assert "sgd: 0 of 1 runs are whole" in (tmp_path / "runs" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,10 @@ def test_the_judged_difference_is_paired(results: Results, study: Study) -> None
         (STUDY.replace('versus = "sgd"', 'versus = "sdg"'), "'flatter' speaks of 'sdg'.*expected one of.*msam.*sgd"),
         (STUDY.replace("options = {k = 2}", "option = {k = 2}"), "Question, got.*option"),
         ("title = ", "expected a study as TOML"),
+        (STUDY.replace('direction = "less"', 'direction = "smaller"'), "flatter.*less or greater, got 'smaller'"),
+        (STUDY.replace("options = {k = 2}", 'options = {k = 2}\nsteps = "soon"'), "all, first, last or a list"),
+        (STUDY.replace("[0, 1]", "[0, 0]"), "list of different whole numbers"),
+        (STUDY.replace("[0, 1]", "3"), "list of different whole numbers"),
     ],
 )
 def test_wrong_studies_are_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -222,3 +226,49 @@ def test_the_packaged_demo_is_a_study_of_valid_experiments() -> None:
     assert len(demo.seeds) >= 5
     assert len({(demo.experiment_of(m, s)).to_toml() for m in demo.methods for s in demo.seeds}) == 25
     assert {quantity(claim.quantity).name for claim in demo.claims}
+
+
+def test_a_wrong_quantity_is_refused_before_any_training(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text(STUDY.replace('quantity = "lambda_max"', 'quantity = "lamda"'))
+    with pytest.raises(ValueError, match=r"unknown quantity 'lamda': expected one of .*lambda_max"):
+        carry_out(Study.read(tmp_path / "wrong.toml"), tmp_path / "runs", jobs=1)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_without_analyses_still_has_its_report(tmp_path: Path) -> None:
+    asks_nothing = STUDY.split("[[analyses]]")[0].replace("[0, 1]", "[0]").replace("probe_every = 2", "")
+    (tmp_path / "bare.toml").write_text(asks_nothing)
+    bare = Study.read(tmp_path / "bare.toml")
+    assert carry_out(bare, tmp_path / "runs", jobs=1) == {}
+    write_report(Results(bare, tmp_path / "runs"), {})
+    text = (tmp_path / "runs" / "report.md").read_text()
+    assert "test accuracy, final" in text
+    assert "λ_max" not in text
+    assert "## Training" in text
+    assert "## Momentum" not in text
+
+
+def test_a_run_without_all_its_answers_is_left_out_and_named(results: Results, study: Study) -> None:
+    run = results.runs["sgd"][1]
+    file = results.file(run, "psf", run.steps[-1])
+    kept = file.read_bytes()
+    file.unlink()
+    incomplete = Results(study, results.directory)
+    assert list(incomplete.runs["sgd"]) == [0]
+    write_report(incomplete, {})
+    assert "sgd: 1 of 2 runs are whole" in (results.directory / "report.md").read_text()
+    file.write_bytes(kept)
+
+
+def test_equal_questions_have_one_file_and_vectors_have_none(results: Results) -> None:
+    import torch
+
+    run = results.runs["sgd"][0]
+    asked = {"split": "train", "examples": None, "dtype": None}
+    paths = {
+        saved.analysis_path(run, "directional_sharpness", 4, **asked, options={"directions": directions})
+        for directions in (("gradient", "random"), ["gradient", "random"])
+    }
+    assert len(paths) == 1
+    with pytest.raises(TypeError, match=r"text and numbers.*Tensor"):
+        saved.analyze(run, "directional_sharpness", momentum=torch.ones(5000))

@@ -116,7 +116,7 @@ def test_of_an_objective_against_its_dense_hessian() -> None:
     values = np.linalg.eigvalsh(objective.hessian().dense().numpy())
     largest = values[np.argsort(-np.abs(values))][:6]
     rest = values[np.argsort(-np.abs(values))][6:]
-    found = spectral_density(objective, probes=12, steps=32, outliers=6, points=201)
+    found = spectral_density(objective, probes=12, nodes=32, outliers=6, points=201)
     np.testing.assert_allclose(np.sort(found.outlier), np.sort(largest), rtol=1e-4)
     assert (np.abs(np.sort(found.outlier) - np.sort(largest)) <= found.outlier_bound.max().item()).all()
 
@@ -140,7 +140,7 @@ def test_of_an_objective_against_its_dense_hessian() -> None:
 
 
 def test_without_outliers_and_with_a_single_probe() -> None:
-    found = spectral_density(classifier(), probes=1, steps=10, outliers=0, interval=(-2, 2), width=0.1, points=11)
+    found = spectral_density(classifier(), probes=1, nodes=10, outliers=0, interval=(-2, 2), width=0.1, points=11)
     assert found.sizes["index"] == 0
     assert np.isnan(found.density_stderr).all()
     assert np.isfinite(found.density).all()
@@ -150,7 +150,7 @@ def test_without_outliers_and_with_a_single_probe() -> None:
 def test_the_gauss_newton_matrix_has_no_negative_share_and_float32_will_do() -> None:
     objective = classifier(torch.float32)
     values = np.linalg.eigvalsh(objective.ggn().dense().double().numpy()).clip(0)
-    found = spectral_density(objective, matrix="ggn", probes=12, steps=24, outliers=5)
+    found = spectral_density(objective, matrix="ggn", probes=12, nodes=24, outliers=5)
     assert float(found.negative_share) < 1e-3
     assert float(found.outlier.max()) == pytest.approx(values.max(), rel=1e-4)
     assert abs(float(found.trace) - values.sum()) < 4 * float(found.trace_stderr)
@@ -171,14 +171,14 @@ def test_products_are_counted() -> None:
     ("options", "message"),
     [
         ({"probes": 0}, "probes ≥ 1"),
-        ({"steps": 0}, "steps ≥ 1"),
+        ({"nodes": 0}, "steps ≥ 1"),
         ({"outliers": 10_000}, "outliers: expected 0 to"),
         ({"width": 0.0}, "width: expected a positive"),
     ],
 )
 def test_bad_input_is_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        spectral_density(classifier(), **{"probes": 2, "steps": 3, "outliers": 1, **options})
+        spectral_density(classifier(), **{"probes": 2, "nodes": 3, "outliers": 1, **options})
 
 
 def test_a_nan_in_the_products_is_an_error() -> None:
@@ -187,7 +187,7 @@ def test_a_nan_in_the_products_is_an_error() -> None:
 
 
 def test_the_file_holds_the_dataset_and_the_picture_shows_it(tmp_path: Path) -> None:
-    found = spectral_density(classifier(), probes=3, steps=12, outliers=4)
+    found = spectral_density(classifier(), probes=3, nodes=12, outliers=4)
     found.to_netcdf(tmp_path / "d.h5", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "d.h5", engine="h5netcdf") as read:
         xr.testing.assert_identical(read.load(), found)

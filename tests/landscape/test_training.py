@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from landscape import data, models
 from landscape.experiment import Experiment
 from landscape.interruption import Interrupted
 from landscape.run import Run
+from landscape.seeding import generator, isolated
 from landscape.training import NonFiniteLoss, Training, train
 
 SMALL = Experiment(
@@ -179,3 +181,49 @@ def test_a_float64_run_is_asked_in_float64(tmp_path: Path) -> None:
     objective = run.checkpoint("last").objective()
     assert objective.gradient().dtype == torch.float64
     assert float(objective()) == pytest.approx(float(run.metrics["train_loss"][-1]), rel=1e-6)
+
+
+def test_a_wrong_option_does_not_claim_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rho"):
+        train(SMALL.replace(optimizer="sam", rho=-0.1), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    assert train(SMALL.replace(optimizer="sam"), tmp_path / "run", progress=False).finished
+
+
+def test_a_run_that_goes_astray_on_its_last_step_is_not_finished(tmp_path: Path) -> None:
+    """The losses of the steps are finite, each taken before its update; the loss after the last one is not."""
+    experiment = SMALL.replace(
+        optimizer="plain", lr=1e38, warmup_epochs=0, epochs=1, batch_size=150, schedule="constant"
+    )
+    with pytest.raises(NonFiniteLoss, match="train_loss at step 1 is not finite"):
+        train(experiment, tmp_path, progress=False)
+    assert Run.open(tmp_path).steps == (0,)
+
+
+def test_a_training_set_just_over_the_evaluation_batch(tmp_path: Path) -> None:
+    """1025 examples: no batch of one, which BatchNorm could not normalise."""
+    experiment = SMALL.replace(data_options={"train_examples": 1025}, model_options=RANDOM, batch_size=41, epochs=1)
+    assert train(experiment, tmp_path, progress=False).finished
+
+
+def test_plain_training_is_a_plain_loop(tmp_path: Path) -> None:
+    """Against torch alone: the same data order, schedule, clipping and smoothing give the same bits."""
+    experiment = SMALL.replace(
+        optimizer="plain", model_options=RANDOM, clip_gradient=0.5, label_smoothing=0.1, schedule="constant",
+        warmup_epochs=0, epochs=2,
+    )  # fmt: skip
+    run = train(experiment, tmp_path, progress=False)
+    loaded = data.load(experiment)
+    with isolated(experiment.seed, "training of process 0"):
+        model = models.build(experiment, loaded)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        for epoch in range(2):
+            model.train()
+            for index in torch.randperm(150, generator=generator(0, "data order", epoch)).split(64):
+                optimizer.zero_grad()
+                outputs = model(loaded.train.inputs[index])
+                torch.nn.functional.cross_entropy(outputs, loaded.train.targets[index], label_smoothing=0.1).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                optimizer.step()
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert torch.equal(run.checkpoint("last").theta, theta)

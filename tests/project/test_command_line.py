@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import analyses
 from landscape.__main__ import COMMANDS, main
 from landscape.experiment import Experiment
 from landscape.run import Run
@@ -43,6 +44,24 @@ def test_the_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert len(capsys.readouterr().out.splitlines()) > 5
     assert main(["list", "optimizers"]) == 0
     assert "`msam`" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("analysed") / "run"
+    assert main(["train", str(path), *SHORT, "--optimizer", "msam", "--rho", "0.5"]) == 0
+    return path
+
+
+@pytest.mark.parametrize("name", analyses.available())
+def test_every_analysis_can_be_asked_from_the_command_line(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"spectral_density": ["--nodes", "8"], "m_sharpness": ["--m", "[2]"], "loss_surface": ["--points", "3"]}
+    assert main(["analyze", "--split", "test", "--examples", "60", str(run), name, *few.get(name, [])]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert f"{name}-00000002-" in printed[0]
+    assert len(printed) > 1 or name in ("spectral_density", "loss_surface", "diagonal")
 
 
 def test_a_recipe_and_options_override_in_order(tmp_path: Path) -> None:
