@@ -66,7 +66,7 @@ bench: $(VENV)/.development  ## side-by-side measurements beside the installed p
 
 gpu: $(VENV)/.development  ## the tests and benchmarks that need an accelerator
 	$(BIN)/python -m pytest -m gpu tests
-	for script in tests/benchmarks/[a-z]*.py; do $(BIN)/python $$script --device cuda || exit 1; done
+	for script in $$(grep -l -e '"--device"' tests/benchmarks/*.py); do $(BIN)/python $$script --device cuda || exit 1; done
 
 soak: $(VENV)/.development  ## hours of killing, damaging and resuming
 	for script in tests/soak/[a-z]*.py; do $(BIN)/python $$script || exit 1; done

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -288,7 +289,7 @@ def _barely_begun(path: Path) -> bool:
 
 
 def _difference(there: str, here: str) -> str:
-    """The settings that differ, as `its lr = 0.1, here lr = 0.2`."""
-    a, b = (dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line) for text in (there, here))
+    """The settings that differ, as `lr = 0.1 there, 0.2 here`."""
+    a, b = tomllib.loads(there), tomllib.loads(here)
     different = [key for key in {**a, **b} if a.get(key) != b.get(key)]
     return ", ".join(f"{key} = {a.get(key, 'unset')} there, {b.get(key, 'unset')} here" for key in different)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen = parser.parse_args(list(arguments)).as_dict()
     if chosen["update"]:
         path = Path(chosen["update"])
-        path.write_text(updated(path.read_text()))
+        path.write_text(updated(path.read_text(), path.parent))
         return
     for kind in [chosen["kind"]] if chosen["kind"] else KINDS:
         print(f"{kind}\n\n{table(kind)}\n")
@@ -62,11 +63,11 @@ def _defaults(defaults: dict[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in defaults.items() if isinstance(value, int | float | str))
 
 
-def updated(text: str) -> str:
-    """`text` with every table between `<!-- table KIND -->` and `<!-- end -->` made from its registry."""
-    for kind in KINDS:
-        begin, end = f"<!-- table {kind} -->\n", "<!-- end -->"
-        if begin in text:
-            before, rest = text.split(begin, 1)
-            text = f"{before}{begin}\n{table(kind)}\n\n{end}{rest.split(end, 1)[1]}"
-    return text
+def updated(text: str, folder: Path) -> str:
+    """`text` with what stands between `<!-- table KIND -->` or `<!-- file PATH -->` and `<!-- end -->` made anew."""
+
+    def made(found: re.Match[str]) -> str:
+        content = table(found[2]) if found[1] == "table" else (folder / found[2]).read_text().strip()
+        return f"<!-- {found[1]} {found[2]} -->\n\n{content}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- (table|file) (\S+) -->\n.*?<!-- end -->", made, text, flags=re.DOTALL)
