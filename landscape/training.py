@@ -197,6 +197,12 @@ class Training:
             },
             metrics=self.recorder.flush(),
             last=self.step == self.steps,
+            attributes={
+                "device": str(self.device),
+                "processes": distributed.world_size(),
+                "seed": self.experiment.seed,
+                "training_seconds": self.seconds,
+            },
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
