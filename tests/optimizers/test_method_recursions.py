@@ -231,7 +231,7 @@ def test_random_perturbation_has_its_length(base):
     model = problem.model()
     optimizer = create("random", BASES[base](list(model.parameters())), rho=0.3)
     noise = []
-    for batch in range(5):
+    for batch in range(STEPS):
         if batch == 0:  # the first step is clean, as without a closure
             assert not any(e.any() for e in optimizer.perturbation())
             optimizer.step(problem.closure(model, batch))
