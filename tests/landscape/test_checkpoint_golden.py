@@ -1,7 +1,7 @@
-"""A file of format version 1, written in 2026 and never again, says today what it said then.
+"""Files of format version 1, written in 2026 and never again, say today what they said then.
 
-What it holds is a closed form, `contents()`. `golden/checkpoint-version-1.h5` is `write_checkpoint(path, **contents())`
-by release 0.1.0; a change of the format writes another file beside it and leaves this one alone.
+What they hold is a closed form, `contents()`: each is `write_checkpoint(path, **contents())`, the first under seal 1
+(SHA-256), the second under seal 2. A change of the format writes another file beside them and leaves these alone.
 """
 
 import hashlib
@@ -19,8 +19,10 @@ from landscape.checkpoint_file import read_checkpoint, write_checkpoint
 from landscape.experiment import Experiment
 from landscape.run import Run
 
-GOLDEN = Path(__file__).parent / "golden" / "checkpoint-version-1.h5"
-SHA256 = "ee7fc19def33cd1da546c46a905e881e94431fafcbd407d292497df687fd9db3"
+GOLDEN = {
+    "checkpoint-version-1.h5": "ee7fc19def33cd1da546c46a905e881e94431fafcbd407d292497df687fd9db3",
+    "checkpoint-version-1-seal-2.h5": "45078393e3c6e26d028703c7ed50cf46e03de2ecf3991afb6f1f6bcd7ba8ae8a",
+}
 DTYPES = [
     "bool",
     "uint8",
@@ -118,13 +120,18 @@ def check(found):
     assert shared[0]["exp_avg"] is shared[1]["shared"]
 
 
-def test_the_golden_file_is_the_one_of_2026():
-    assert hashlib.sha256(GOLDEN.read_bytes()).hexdigest() == SHA256
+@pytest.fixture(params=GOLDEN)
+def golden(request):
+    return Path(__file__).parent / "golden" / request.param
+
+
+def test_the_golden_file_is_the_one_of_2026(golden):
+    assert hashlib.sha256(golden.read_bytes()).hexdigest() == GOLDEN[golden.name]
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
-def test_version_1_is_read_as_it_was_meant():
-    check(read_checkpoint(GOLDEN))
+def test_version_1_is_read_as_it_was_meant(golden):
+    check(read_checkpoint(golden))
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
@@ -133,17 +140,17 @@ def test_todays_version_reads_the_same(tmp_path):
     check(read_checkpoint(tmp_path / "today.h5"))
 
 
-def test_strangers_read_version_1():
-    with h5py.File(GOLDEN, "r") as file:
+def test_strangers_read_version_1(golden):
+    with h5py.File(golden, "r") as file:
         assert np.array_equal(file["parameters/body.0.weight"][...], np.arange(12).reshape(4, 3) / 8)
         assert file["metrics/psf"].dims[0][0][...].tolist() == [36, 39]
         assert file.attrs["format_version"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
-def test_export_and_import_bring_an_old_run_to_the_version_of_the_day(tmp_path, monkeypatch):
+def test_export_and_import_bring_an_old_run_to_the_version_of_the_day(golden, tmp_path, monkeypatch):
     run = Run.create(tmp_path / "old", Experiment())
-    run.checkpoint_path(42).write_bytes(GOLDEN.read_bytes())
+    run.checkpoint_path(42).write_bytes(golden.read_bytes())
     monkeypatch.setattr(checkpoint_file, "VERSION", 2)
     export_archive(run, tmp_path / "old.h5")
     new = import_archive(tmp_path / "old.h5", tmp_path / "new")
