@@ -13,8 +13,9 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
+from analyses.eigenpairs import Eigenpairs
 from analyses.hessian_spectrum import dataset_of
-from analyses.lanczos import Eigenpairs, lanczos
+from analyses.lanczos import lanczos
 from analyses.spectrum_end import Which
 from landscape.objective import Objective
 

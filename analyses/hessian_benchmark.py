@@ -24,8 +24,9 @@ import xarray as xr
 from torch import Tensor
 
 from analyses import eigenvalue_backends
+from analyses.eigenpairs import measured
 from analyses.eigenvalue_backends import Counted, Found
-from analyses.lanczos import lanczos, measured
+from analyses.lanczos import lanczos
 from analyses.spectrum_end import SpectrumEnd
 from landscape.objective import Objective
 

@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analyses import eigenvalue_backends, figures
-from analyses.lanczos import Eigenpairs, lanczos, measured
+from analyses.eigenpairs import Eigenpairs, measured
+from analyses.lanczos import lanczos
 from analyses.registry import analysis
 from analyses.spectrum_end import Which
 from landscape.objective import Objective

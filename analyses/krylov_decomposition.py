@@ -26,6 +26,8 @@ from torch import Tensor
 
 from analyses.krylov_basis import KrylovBasis
 
+FEWEST = 4  # products from which their errors are estimated: six differences
+
 
 @dataclass(frozen=True)
 class RitzPairs:
@@ -164,6 +166,18 @@ class KrylovDecomposition:
         self._matrix[:kept, :kept] = coefficients.T @ matrix @ coefficients
         self._matrix[kept : kept + self.waiting, :kept] = tail @ coefficients
         self.size = kept
+
+    def noise(self) -> float:
+        """What the products made show of their own errors e_j, without another one: an estimate of ‖e_j‖.
+
+        (B − Bᵀ)_ij = v_i·e_j − v_j·e_i, whose variance is 2‖e‖²/n for errors that know nothing of V. Infinite where too
+        few products were made to tell, and where the basis is kept coarser than it was computed.
+        """
+        matrix, _ = self._parts()
+        j = matrix.shape[0]
+        if j < FEWEST or self.basis.rows.dtype != self.basis.dtype:
+            return np.inf
+        return float(np.sqrt(self._n * np.sum((matrix - matrix.T) ** 2) / (2 * j * (j - 1))))
 
     def defect(self, coefficients: np.ndarray) -> float:
         """‖A V y − V B y − P C y‖ for y (j,): how far the relation itself is from true. Cost: one product."""

@@ -14,7 +14,7 @@ References: Lanczos (1950); Wu and Simon (2000), thick restart; Stewart (2001), 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from analyses.eigenpairs import Eigenpairs, eigenpairs, rayleigh
 from analyses.krylov_basis import KrylovBasis
 from analyses.krylov_decomposition import KrylovDecomposition, RitzPairs
 from analyses.repeated_eigenvalues import search_for_copies
@@ -30,26 +31,8 @@ from analyses.spectrum_end import SpectrumEnd, Which
 NEARLY = 3  # times the tolerance: starting vectors further than this from invariant serve better as their sum alone
 NEAR = 30  # times the tolerance: from here on no product is begun before the last one's residuals are known
 INTERRUPTED = "interrupted"
+CAUTION = 10  # times the products' estimated error: what a residual must have to spare not to be checked by a product
 BASIS_BYTES = 4 << 30  # where `max_basis` is not given, the basis grows up to this size before it is restarted
-
-
-@dataclass(frozen=True)
-class Eigenpairs:
-    """What `lanczos` found, in the order wanted (LA: descending, SA: ascending, LM: by magnitude, BE: both ends in
-    turn).
-    """
-
-    values: Tensor  # (k,) float64, on the host
-    vectors: Tensor  # (n, k) orthonormal, on the operator's device
-    residuals: Tensor  # (k,) float64: ‖A v − θ v‖
-    error_bounds: Tensor  # (k,) float64: an eigenvalue of A lies within this of θ (‖r‖ and the products' rounding)
-    gap_bounds: Tensor  # (k,) float64: the sharper ‖r‖²/gap, true if no eigenvalue hides between the Ritz values
-    converged_pairs: Tensor  # (k,) bool: ‖A v − θ v‖ ≤ tol·|θ|
-    converged: bool  # all of them
-    matvecs: int  # products with A, those of the verification included
-    verification_matvecs: int  # products spent after the search to check its residuals
-    restarts: int
-    message: str  # why it stopped
 
 
 def lanczos(
@@ -79,7 +62,8 @@ def lanczos(
     `multiplicity=False` finds each eigenvalue once, however often it is repeated, as a Krylov space of one vector does;
     `True` searches on, orthogonally to what was found, until copies are found too. Neither ever returns a vector twice.
 
-    Cost: `matvecs` products, one more than the Krylov space is large. Memory: basis and three vectors.
+    Cost: `matvecs` products: the dimension of the Krylov space, and a few to check the residuals (`verification_matvecs`)
+    where the products' own asymmetry does not already vouch for them. Memory: basis and three vectors.
     Ctrl-C during a product returns what has been found, not marked converged. Raises `ValueError` for bad arguments,
     `FloatingPointError` where a product is not finite.
     """
@@ -166,6 +150,7 @@ class _Search:
         vectors: Tensor,
         checks: int,
         others: RitzPairs | None,
+        doubt: float = 0.0,
     ) -> Eigenpairs:
         """The pairs found, with the cost and the reason for stopping of this search."""
         message, norm = self.message, float(np.abs(values).max())
@@ -174,7 +159,7 @@ class _Search:
                 "the measured residuals exceed those of the search: the basis is stored too coarsely for tol, "
                 "or A is not symmetric"
             )
-        return _result(
+        return eigenpairs(
             end,
             values,
             residuals,
@@ -185,17 +170,25 @@ class _Search:
             finished=self.finished,
             restarts=self.restarts,
             others=others,
+            doubt=doubt,
         )
 
 
 def _certified(space: KrylovDecomposition, pairs: RitzPairs, search: _Search, *, in_place: bool) -> Eigenpairs:
-    """Check the relation that the residuals were computed from by one product, then form the vectors.
+    """Check the relation that the residuals were computed from, then form the vectors.
 
-    Where the check does not confirm the residuals (a basis in low precision, a product that is not quite symmetric),
-    each is measured by a product of its own.
+    A symmetric matrix and exact products make B symmetric; how far it is from that tells how large the products' errors
+    are. Where residuals and CAUTION times that together are within the tolerance, no product could say more. Elsewhere
+    (float32 at a tight tolerance, TF32, a basis in low precision, a search cut short) one product checks the relation,
+    and where that does not confirm the residuals either, each is measured by a product of its own.
     """
     end, k = search.end, min(search.end.k, space.size)
     coefficients = pairs.coefficients[:, :k]
+    doubt = CAUTION * space.noise()
+    needed = end.thresholds(pairs.values[:k], float(np.abs(pairs.values).max()))
+    if search.finished and (pairs.residuals[:k] + doubt <= needed).all():
+        vectors = space.basis.vectors(coefficients, in_place=in_place)
+        return search.result(end, pairs.values[:k], pairs.residuals[:k], vectors, 0, pairs.beyond(k), doubt)
     # The columns of the relation's error F enter with random signs: E ‖F S c‖² = ‖F S‖²/k for a unit c.
     signs = np.random.default_rng(0).choice([-1.0, 1.0], k) / np.sqrt(k)
     defect, checks = 0.0, 0
@@ -206,8 +199,8 @@ def _certified(space: KrylovDecomposition, pairs: RitzPairs, search: _Search, *,
         search.interrupt()
     values, residuals = pairs.values[:k], pairs.residuals[:k] + defect
     vectors = space.basis.vectors(coefficients, in_place=in_place)
-    if defect > 0.1 * end.thresholds(values, float(np.abs(pairs.values).max())).min():
-        values, residuals = _measured(space.operator, vectors)
+    if defect > 0.1 * needed.min():
+        values, residuals = rayleigh(space.operator, vectors)
         checks += k
     return search.result(end, values, residuals, vectors, checks, pairs.beyond(k))
 
@@ -222,66 +215,8 @@ def _with_copies(
     except KeyboardInterrupt:
         search.interrupt()
     vectors = space.basis.vectors(np.eye(search.end.k), in_place=in_place)
-    values, residuals = _measured(space.operator, vectors)
+    values, residuals = rayleigh(space.operator, vectors)
     return search.result(replace(search.end, tol=tol), values, residuals, vectors, len(values), rest)
-
-
-def measured(operator: Any, vectors: Tensor, which: Which, tol: float, matvecs: int, message: str) -> Eigenpairs:
-    """What `vectors` (n, k), found by anything in `matvecs` products, are worth as eigenvectors of `operator`."""
-    vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
-    values, residuals = _measured(operator, vectors)
-    end = SpectrumEnd(len(values), which, tol, torch.finfo(vectors.dtype).eps)
-    return _result(end, values, residuals, vectors, matvecs=matvecs, checks=len(values), message=message)
-
-
-def _measured(operator: Any, vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Rayleigh quotients and residual norms of the columns of `vectors`. Cost: a product each."""
-    values, residuals = np.empty(vectors.shape[1]), np.empty(vectors.shape[1])
-    for i, v in enumerate(vectors.T):
-        product = (operator @ v).to(v.dtype)
-        values[i] = float(v @ product)
-        residuals[i] = float(torch.linalg.vector_norm(torch.sub(product, v, alpha=values[i])))
-    return values, residuals
-
-
-def _result(
-    end: SpectrumEnd,
-    values: np.ndarray,
-    residuals: np.ndarray,
-    vectors: Tensor,
-    *,
-    matvecs: int,
-    checks: int,
-    message: str,
-    finished: bool = True,
-    restarts: int = 0,
-    others: RitzPairs | None = None,
-) -> Eigenpairs:
-    """Pairs with their bounds; `others` are Ritz pairs besides these, for the gaps."""
-    everything, k = values, len(values)
-    uncertainty = residuals
-    if others is not None:
-        everything = np.concatenate([values, others.values])
-        uncertainty = np.concatenate([residuals, others.residuals])
-    norm = float(np.abs(everything).max())
-    met = residuals <= end.thresholds(values, norm)
-    distances = np.abs(everything - values[:, None]) - uncertainty
-    distances[np.arange(k), np.arange(k)] = np.inf
-    gaps = np.maximum(distances.min(1), residuals)  # ‖r‖²/gap is the sharper bound only where the gap exceeds ‖r‖
-    rounding = 10 * end.epsilon * norm
-    return Eigenpairs(
-        values=torch.from_numpy(values.copy()),
-        vectors=vectors,
-        residuals=torch.from_numpy(residuals),
-        error_bounds=torch.from_numpy(residuals + rounding),
-        gap_bounds=torch.from_numpy(residuals**2 / gaps.clip(1e-300) + rounding),
-        converged_pairs=torch.from_numpy(met),
-        converged=bool(met.all()) and finished and k == end.k,
-        matvecs=matvecs + checks,
-        verification_matvecs=checks,
-        restarts=restarts,
-        message=message,
-    )
 
 
 def _checked_size(A: Any, k: int, which: str, tol: float, max_basis: int | None) -> int:
