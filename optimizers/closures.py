@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from optimizers.norms import shards
+
 Closure = Callable[[], Any]
 
 
@@ -67,15 +69,16 @@ class BatchClosure:
             loss = self.loss_fn(model(self.inputs), self.targets)
             gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
             used = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad]
-            products = torch.autograd.grad(
+            found = torch.autograd.grad(
                 [g for g, _ in used], parameters, [v for _, v in used], allow_unused=True, materialize_grads=True
             )
+        products = shards(found)  # those of sparse gradients are sparse
         if replicas is not None:
             group = replicas.process_group
             for product in products:
                 torch.distributed.all_reduce(product, group=group)
                 product.div_(group.size())
-        return list(products)
+        return products
 
 
 def batch_closure(closure: Closure, purpose: str) -> BatchClosure:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from optimizers import norms
 from optimizers.gradients import Gradient
 from optimizers.norms import finite_or_zero, shards
 
@@ -37,7 +38,7 @@ def update(optimizer: SharpnessAware, clean: Gradient, weight: float | Tensor, *
         if parameter in new:
             optimizer.state[parameter][_KEY] = torch.zeros_like(gradient) if from_zero else gradient.clone()
     moments = averages(optimizer, clean.parameters)
-    if isinstance(weight, Tensor) or finite.device.type != "cpu":
+    if isinstance(weight, Tensor) or not norms.on_host(finite):
         step = torch.where(finite, weight, 0.0)
         for moment, gradient in zip(moments, gradients, strict=True):
             moment.lerp_(gradient, step.to(device=moment.device, dtype=moment.dtype))

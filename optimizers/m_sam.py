@@ -4,7 +4,8 @@ r"""m-SAM: SAM whose adversary sees m examples at a time, the m-sharpness that S
 
 Micro-batches are walked one after the other, or all at once by vmap where the model allows it: a model without buffers
 (BatchNorm would mix the micro-batches) and micro-batches of equal size. vmap needs n/m copies of the weights.
-m = n is SAM.
+A micro-batch whose gradient at w is not finite does not climb; the others do. m = n is SAM; ρ = 0 is the base
+optimizer, which then sees the batch as a whole.
 
 Foret et al. 2021, section 4.1; Andriushchenko and Flammarion 2022, https://arxiv.org/abs/2206.06232
 """
@@ -51,7 +52,7 @@ class MicroSAM(SharpnessAware):
     def _gather(self, closure: Closure, scaling: Scaling) -> Any:
         batch = batch_closure(closure, "m-SAM splits the batch")
         size = self.micro_batch or len(batch)
-        if self.vectorize and len(batch) % size == 0 and scaling.scaler is None and self._perturbs:
+        if self.vectorize and self._perturbs and len(batch) % size == 0 and scaling.scaler is None:
             return _all_at_once(self, batch, size)
         return super()._gather(closure, scaling)
 
@@ -65,18 +66,24 @@ def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> T
     def loss(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
         return batch.loss_fn(functional_call(batch.model, weights, (inputs,)), targets)
 
-    def perturbed_gradient(inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def perturbed_gradient(inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         gradient, value = grad_and_value(loss)(weights, inputs, targets)
-        inverse = norms.inverse(torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt())
-        moved = {name: w + radii[name] * inverse * gradient[name] for name, w in weights.items()}
-        return grad_and_value(loss)(moved, inputs, targets)[0], value
+        lengths = [torch.linalg.vector_norm(g, dtype=norms.accumulator(g.dtype)) for g in gradient.values()]
+        length = torch.linalg.vector_norm(torch.stack(lengths))
+        inverse, finite = norms.inverse(length), length.isfinite()
+        moved = {
+            name: torch.where(finite, w + (radii[name] * inverse).to(w.dtype) * gradient[name], w)
+            for name, w in weights.items()
+        }
+        return grad_and_value(loss)(moved, inputs, targets)[0], value, finite
 
     inputs = batch.inputs.unflatten(0, (-1, size))
     targets = batch.targets.unflatten(0, (-1, size))
-    gradients, values = torch.vmap(perturbed_gradient, randomness="different")(inputs, targets)
+    gradients, values, finite = torch.vmap(perturbed_gradient, randomness="different")(inputs, targets)
     batch.model.zero_grad()
     for name, parameter in batch.model.named_parameters():
         if name in gradients:
             parameter.grad = gradients[name].mean(0)
+    optimizer.count_skipped_ascent((~finite).sum())
     optimizer.gradient_evaluations += 2
     return values.mean()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def passes(optimizer: SharpnessAware, closure: Closure, scaling: Scaling, size: int) -> Any:
     """Both passes of each micro-batch in turn; leaves the mean descent direction in `.grad` and returns the mean loss.
 
-    BatchNorm normalises within a micro-batch. Costs and counts as two gradients of the whole batch.
+    BatchNorm normalises within a micro-batch, and counts each. Costs and counts as two gradients of the whole batch.
     """
     batch = batch_closure(closure, f"micro_batch={size} splits the batch")
     evaluations = optimizer.gradient_evaluations
@@ -37,5 +37,5 @@ def passes(optimizer: SharpnessAware, closure: Closure, scaling: Scaling, size: 
             parameter.grad = None
     for parameter, gradient in total.items():
         parameter.grad = gradient
-    optimizer.gradient_evaluations = evaluations + (2 if optimizer._perturbs else 1)
+    optimizer.gradient_evaluations = evaluations + 2
     return loss

@@ -4,7 +4,7 @@ r"""SAM with n steps of projected ascent, in the ball of the 1-, 2- or ∞-norm.
 
 u(g) is the unit vector (in the p-norm) of steepest ascent: g/‖g‖ for p = 2, sign(g) for p = ∞, the sign at the largest
 entry for p = 1. Π projects onto ‖ε‖_p ≤ ρ. The default stride 1/n ends on the sphere when all gradients agree; a
-larger one slides along it. The cost is n + 1 gradients.
+larger one slides along it. A gradient that is not finite takes no step. The cost is n + 1 gradients.
 
 Foret et al. 2021, section 2 and appendix C.4 (p-norms, several steps), https://arxiv.org/abs/2010.01412
 """
@@ -93,6 +93,7 @@ class Climb(Direction):
 
     def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
         """The first step."""
+        self._radius(optimizer)
         return Ascent(clean.parameters, clean.tensors, clean.norm, disposable=clean.disposable, fraction=self.stride)
 
     def refine(self, optimizer: SharpnessAware, displacement: Displacement, evaluate: Callable[[], object]) -> None:
@@ -100,20 +101,25 @@ class Climb(Direction):
         ball = optimizer.metric
         assert isinstance(ball, Ball)
         parameters, clean = displacement.parameters, displacement.clean
-        radii = {group["rho"] for group in optimizer.param_groups}
-        if len(radii) > 1:
-            raise ValueError(f"several steps of ascent have one ball: expected one rho, got {sorted(radii)}")
-        rho = radii.pop()
+        rho = self._radius(optimizer)
         for _ in range(self.steps - 1 if parameters else 0):
             evaluate()
             here = norms.shards(parameters)
             gradients = norms.shards([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
             ascent = ball(optimizer, Ascent(parameters, gradients))
             assert isinstance(ascent.scale, Tensor)
+            finite = ascent.scale.isfinite()
+            optimizer.count_skipped_ascent((~finite).int())
             factor = self.stride * rho * norms.inverse(ascent.scale)
-            steps = norms.finite_or_zero(ascent.vectors, ascent.scale.isfinite())
-            moved = [p - w + u * factor.to(u.dtype) for p, w, u in zip(here, clean, steps, strict=True)]
+            steps = norms.finite_or_zero(ascent.vectors, finite)
+            moved = [p - w + u * factor.to(u.device, u.dtype) for p, w, u in zip(here, clean, steps, strict=True)]
             torch._foreach_copy_(here, torch._foreach_add(clean, ball.project(moved, parameters, rho)))
+
+    def _radius(self, optimizer: SharpnessAware) -> float:
+        radii = {group["rho"] for group in optimizer.param_groups}
+        if len(radii) > 1:
+            raise ValueError(f"several steps of ascent have one ball: expected one rho, got {sorted(radii)}")
+        return radii.pop()
 
 
 @register(

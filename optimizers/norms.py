@@ -30,12 +30,23 @@ def shards(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor if tensor.layout is torch.strided else tensor.to_dense() for tensor in local]
 
 
+def shard_of(whole: Tensor, parameter: Tensor) -> Tensor:
+    """The part of `whole`, known on every rank, that lies beside this rank's shard of `parameter`; no communication."""
+    if not is_sharded(parameter):
+        return whole
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = parameter.device_mesh
+    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(mesh, parameter.placements).to_local()
+
+
 def norm(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of all tensors together, a 0-dimensional tensor; 0 for no tensors."""
     if not tensors:
         return torch.zeros(())
-    accumulator = functools.reduce(torch.promote_types, (_accumulator(tensor.dtype) for tensor in tensors))
-    norms = torch._foreach_norm(list(tensors), 2, dtype=accumulator)
+    dtype = functools.reduce(torch.promote_types, (accumulator(tensor.dtype) for tensor in tensors))
+    norms = torch._foreach_norm(list(tensors), 2, dtype=dtype)
     if not any(map(is_sharded, parameters)):
         return torch.linalg.vector_norm(_stack(norms))
     return total([value.square() for value in norms], parameters).sqrt()
@@ -62,9 +73,14 @@ def inverse(scale: Tensor) -> Tensor:
     return torch.where(scale.isfinite() & (scale > 0), 1 / scale, 0.0)
 
 
+def on_host(flag: Tensor) -> bool:
+    """Whether reading `flag` waits for nothing: then a branch is cheaper than the pass over memory that avoids it."""
+    return flag.device.type == "cpu"
+
+
 def finite_or_zero(tensors: list[Tensor], finite: Tensor, *, in_place: bool = False) -> list[Tensor]:
     """The tensors, or zeros in their place if not `finite`: a factor 0 is not enough, for 0 · ∞ is not a number."""
-    if finite.device.type == "cpu":  # reading it costs nothing here, another pass over memory would
+    if on_host(finite):
         return tensors if finite else [torch.zeros_like(tensor) for tensor in tensors]
     if in_place:
         return [tensor.masked_fill_(~finite.to(tensor.device), 0) for tensor in tensors]
@@ -72,13 +88,13 @@ def finite_or_zero(tensors: list[Tensor], finite: Tensor, *, in_place: bool = Fa
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    accumulator = _accumulator(x.dtype)
-    if accumulator != x.dtype:
-        return torch.sum(x * y, dtype=accumulator)
+    if (dtype := accumulator(x.dtype)) != x.dtype:
+        return torch.sum(x * y, dtype=dtype)
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The type in which numbers of `dtype` are summed."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 

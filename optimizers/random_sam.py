@@ -3,7 +3,8 @@ r"""Random perturbation: a Gaussian direction of length ρ, the control experime
     ε = ρ z/‖z‖,   z ~ N(0, I);   one gradient a step
 
 The noise of step t comes from a generator seeded with (seed, t), so asking for ε changes nothing and a resumed run
-draws the same. BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
+draws the same. Of a sharded parameter (FSDP2) each rank draws the whole and keeps its part, so training is that of one
+process. BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from optimizers.directions import Ascent, Direction
 from optimizers.gradients import Gradient
-from optimizers.norms import is_sharded
+from optimizers.norms import shard_of
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
 
@@ -39,13 +40,10 @@ class Noise(Direction):
         if self.steps == 0:
             return Ascent([], [])
         parameters = [parameter for parameter in optimizer._parameters if parameter.requires_grad]
-        if any(map(is_sharded, parameters)):
-            raise ValueError(
-                "random perturbations of sharded parameters would repeat on each rank; use another direction"
-            )
         generators = {p.device: torch.Generator(p.device).manual_seed(self.seed + self.steps) for p in parameters}
         noise = [
-            torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generators[p.device]) for p in parameters
+            shard_of(torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generators[p.device]), p)
+            for p in parameters
         ]
         return Ascent(parameters, noise, disposable=True)
 

@@ -2,7 +2,8 @@ r"""S2-SAM: climb along the gradient that the previous step descended on; one gr
 
     ε_t = ρ g_{t−1}/‖g_{t−1}‖,   g_{t−1} = ∇L_{B_{t−1}}(w_{t−1} + ε_{t−1})
 
-There is no pass at w, so BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
+A gradient that is not finite is not kept: the next step does not climb. There is no pass at w, so BatchNorm gathers its
+statistics at w + ε: estimate them anew before evaluation.
 
 Ji et al. 2024, https://openreview.net/forum?id=MJgMMqMDu4
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
+from optimizers import norms
 from optimizers.directions import Ascent, Direction
 from optimizers.gradients import Gradient
-from optimizers.norms import shards
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
 
@@ -26,21 +28,34 @@ class Previous(Direction):
     """d = the perturbed gradient of the step before."""
 
     needs_gradient = False
+    counters = ("length",)
+
+    def __init__(self) -> None:
+        self.length = torch.zeros(())  # of the kept gradient
 
     def conclude(self, optimizer: SharpnessAware) -> None:
         """Keep a copy of this step's gradient: the closure will overwrite or drop it."""
+        gradient = optimizer._clean_gradient()
+        finite = gradient.norm.isfinite()
+        optimizer.count_skipped_ascent((~finite).int())
+        self.length = torch.where(finite, gradient.norm, 0.0)
+        kept = norms.finite_or_zero(gradient.tensors, finite)
         for parameter in optimizer._parameters:
-            state = optimizer.state[parameter]
             if parameter.grad is None:
-                state.pop(_KEY, None)  # it was not in this step's gradient
-                continue
-            gradient = shards([parameter.grad])[0]
-            state[_KEY] = state[_KEY].copy_(gradient) if _KEY in state else gradient.clone()
+                optimizer.state[parameter].pop(_KEY, None)  # it was not in this step's gradient
+        for parameter, new, seen in zip(gradient.parameters, kept, gradient.tensors, strict=True):
+            state = optimizer.state[parameter]
+            if new is not seen:
+                state[_KEY] = new  # made for us
+            else:
+                state[_KEY] = state[_KEY].copy_(new) if _KEY in state else new.clone()
 
     def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
         """The kept gradients; zero before the first step."""
-        held = [p for p in optimizer._parameters if p.requires_grad and _KEY in optimizer.state[p]]
-        return Ascent(held, [optimizer.state[p][_KEY] for p in held])
+        held = [p for p in optimizer._parameters if _KEY in optimizer.state[p]]
+        free = [p for p in held if p.requires_grad]
+        scale = self.length if len(free) == len(held) else None
+        return Ascent(free, [optimizer.state[p][_KEY] for p in free], scale)
 
 
 @register("s2sam", cost="1", state="2", reference="Ji et al. 2024", closure_free=True, rho_range=(0.02, 0.5))

@@ -1,6 +1,8 @@
 r"""Second-order SAM: the exact gradient of w ↦ L(w + ε(w)), with the dependence of ε on w that SAM leaves out.
 
-    d = g_s + (∂ε/∂w)ᵀ g_s = g_s + ρ/‖g‖ · H(w) (g_s − ĝ⟨ĝ, g_s⟩),   ĝ = g/‖g‖
+    d = g_s + (∂ε/∂w)ᵀ g_s = g_s + 1/‖g‖ · H(w) (ρ g_s − ĝ⟨ĝ, ρ g_s⟩),   ĝ = g/‖g‖
+
+ρ is one number, or one for each group: then it stands for the diagonal matrix of them.
 
 One Hessian-vector product more than SAM, taken at w on the same batch with BatchNorm frozen: the cost is about four
 gradients, and they are counted as four. Needs a `BatchClosure`, since a plain closure has thrown its graph away.
@@ -29,8 +31,13 @@ class ThroughAscent(Reuse):
     """Add (∂ε/∂w)ᵀ g_s for ε = ρ g/‖g‖."""
 
     def bind(self, optimizer: SharpnessAware) -> None:
-        """Refuse a perturbation that depends on w in another way."""
+        """Refuse a perturbation that depends on w in another way, and parameters that cannot be differentiated twice."""
         super().bind(optimizer)
+        if any(map(norms.is_sharded, optimizer._parameters)):
+            raise ValueError(
+                "second-order SAM differentiates twice, and a sharded model (FSDP2) keeps no graph for that: expected "
+                "whole parameters, got sharded ones; use DistributedDataParallel, or sam, which differentiates once"
+            )
         if type(optimizer.direction) is not Steepest or type(optimizer.metric) is not Euclidean:
             raise ValueError(
                 "second-order SAM differentiates ε = ρ g/‖g‖; expected direction=Steepest and metric=Euclidean, got "
@@ -38,21 +45,22 @@ class ThroughAscent(Reuse):
             )
 
     def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
-        """One Hessian-vector product at w."""
-        radii = {group["rho"] for group in optimizer.param_groups}
-        if len(radii) > 1:
-            raise ValueError(f"second-order SAM has one ball: expected one rho for all groups, got {sorted(radii)}")
+        """One Hessian-vector product at w; where it is not finite, the descent stays along g_s."""
         parameters, clean, descent = both.pairs
+        radius = optimizer.radius
         inverse = norms.inverse(norms.norm(clean, parameters))
-        along = norms.dot(clean, descent, parameters) * inverse.square()
-        across = list(torch._foreach_sub(descent, [g * along.to(g.dtype) for g in clean]))
+        stretched = list(torch._foreach_mul(descent, [radius[parameter] for parameter in parameters]))
+        along = norms.dot(clean, stretched, parameters) * inverse.square()
+        across = list(torch._foreach_sub(stretched, [g * along.to(g.device, g.dtype) for g in clean]))
         across = norms.finite_or_zero(across, norms.norm(across, parameters).isfinite())
         batch = batch_closure(both.closure, "second-order SAM differentiates twice")
         with optimizer.frozen_batch_norms():
             products = batch.hessian_product(parameters, across)
         optimizer.gradient_evaluations += 2
-        for g_s, product in zip(descent, products, strict=True):
-            g_s.addcmul_(product, (radii.copy().pop() * inverse).to(g_s.dtype))
+        finite = norms.norm(products, parameters).isfinite()
+        optimizer.count_skipped_ascent((~finite).int())
+        for g_s, product in zip(descent, norms.finite_or_zero(products, finite, in_place=True), strict=True):
+            g_s.addcmul_(product, inverse.to(g_s.device, g_s.dtype))
 
 
 @register(

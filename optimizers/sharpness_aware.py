@@ -165,7 +165,7 @@ class SharpnessAware(Optimizer):
 
     def _gather(self, closure: Closure, scaling: Scaling) -> Any:
         """All passes of a step of two gradients; leaves the descent direction in `.grad`."""
-        if self.micro_batch is None:
+        if self.micro_batch is None or not self._perturbs:
             return self._passes(closure, scaling)
         return micro_batches.passes(self, closure, scaling, self.micro_batch)
 

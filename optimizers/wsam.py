@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from optimizers import norms
 from optimizers.gradients import BothGradients
 from optimizers.registry import register
 from optimizers.reuse import Reuse
@@ -29,7 +30,7 @@ class Weighted(Reuse):
     def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
         """A line through g and g_s, in place."""
         _, clean, descent = both.pairs
-        if both.finite.device.type == "cpu" and both.finite and descent:
+        if norms.on_host(both.finite) and both.finite and descent:
             torch._foreach_lerp_(descent, clean, 1 - self.gamma / (1 - self.gamma))
             return
         weight = torch.where(both.finite, 1 - self.gamma / (1 - self.gamma), 0.0)

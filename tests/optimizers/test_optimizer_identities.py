@@ -61,11 +61,13 @@ def test_msam_with_the_authors_weight_decay_is_their_recursion():
         optimizers.MSAM(torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]), weight_decay_at="perturbed")
 
 
-def test_second_order_sam_is_autograd_through_the_ascent():
+@pytest.mark.parametrize("radii", [(0.3, 0.3), (0.3, 0.7)])
+def test_second_order_sam_is_autograd_through_the_ascent(radii):
+    """With one ρ, and with one for each group of three weights."""
     problem = LogisticBatches()
-    model, rho = problem.model(), 0.3
-    base = torch.optim.SGD(model.parameters(), lr=0.0)
-    optimizer = optimizers.SecondOrderSAM(base, rho=rho)
+    model, rho = problem.model(), torch.tensor(radii, dtype=torch.float64).repeat_interleave(3)
+    groups = [{"params": [p], "rho": r} for p, r in zip(model.parameters(), radii, strict=True)]
+    optimizer = optimizers.SecondOrderSAM(torch.optim.SGD(groups, lr=0.0))
     closure = problem.closure(model, 0)
     optimizer.step(closure)
     w = problem.start.clone().requires_grad_()
