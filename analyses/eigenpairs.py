@@ -7,6 +7,7 @@ References: Parlett (1998), sections 4.5 and 11.7.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Eigenpairs:
     )
     restarts: int
     message: str  # why it stopped
+    unseen: float  # the probability that an eigenvalue among the k was overlooked; NaN where it is not known
 
 
 def measured(operator: Any, vectors: Tensor, which: Which, tol: float, matvecs: int, message: str) -> Eigenpairs:
@@ -70,6 +72,7 @@ def eigenpairs(
     restarts: int = 0,
     others: RitzPairs | None = None,
     doubt: float = 0.0,
+    unseen: float = math.nan,
 ) -> Eigenpairs:
     """Pairs with their bounds; `others` are Ritz pairs besides these, for the gaps, `doubt` what the residuals may lack."""
     everything, k = values, len(values)
@@ -95,4 +98,5 @@ def eigenpairs(
         verification_matvecs=checks,
         restarts=restarts,
         message=message,
+        unseen=unseen,
     )

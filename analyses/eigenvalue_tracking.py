@@ -17,6 +17,7 @@ from analyses.eigenpairs import Eigenpairs
 from analyses.hessian_spectrum import dataset_of
 from analyses.lanczos import lanczos
 from analyses.spectrum_end import Which
+from analyses.unseen_eigenvalues import UNSEEN
 from landscape.objective import Objective
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def track_eigenvalues(
         step = index if isinstance(subject, Objective) else subject.step
         start = None if found is None or index % refresh == 0 else found.vectors
         generator = torch.Generator().manual_seed(seed)
-        found = lanczos(objective.hessian(), k, which=which, tol=tol, start=start, generator=generator)
+        found = lanczos(objective.hessian(), k, which=which, tol=tol, start=start, unseen=UNSEEN, generator=generator)
         row = dataset_of(found)
         rows.append(row.assign(matvecs=((), row.attrs["matvecs"])).assign_coords(step=step).drop_attrs(deep=False))
     if not rows:

@@ -21,6 +21,7 @@ from analyses.eigenpairs import Eigenpairs, measured
 from analyses.lanczos import lanczos
 from analyses.registry import analysis
 from analyses.spectrum_end import Which
+from analyses.unseen_eigenvalues import UNSEEN
 from landscape.objective import Objective
 from landscape.operators import LinearOperator
 
@@ -50,7 +51,8 @@ def top_eigenvalues(
     meets ‖H v − λ v‖ ≤ tol·|λ|, or `converged` says that it does not. `eigenvalue`, `residual`, `error_bound`
     (certain: an eigenvalue lies that close) and `gap_bound` (sharper, ‖r‖²/gap; holds if none hides in the gap), (k,)
     each, in units of loss per squared parameter. `max_basis` bounds the memory; `multiplicity` looks for repeated
-    eigenvalues; `seed` draws the starting vector.
+    eigenvalues; `seed` draws the starting vector. The probability that one was overlooked, the attribute `unseen`, is
+    below 1e-3, or NaN where it is not known (after a restart).
 
     BatchNorm is in the objective's mode; weight decay is not included. Cost: attribute `matvecs` Hessian products, of
     some 2 to 4 gradients each. Raises ValueError for k > n and for an unknown backend or end; the other backends are
@@ -71,7 +73,14 @@ def top_eigenvalues(
     if backend == "lanczos":
         generator = torch.Generator().manual_seed(seed)
         found = lanczos(
-            hessian, k, which=which, tol=tol, max_basis=max_basis, multiplicity=multiplicity, generator=generator
+            hessian,
+            k,
+            which=which,
+            tol=tol,
+            max_basis=max_basis,
+            multiplicity=multiplicity,
+            unseen=UNSEEN,
+            generator=generator,
         )
     elif backend == "scipy":
         other = eigenvalue_backends.eigsh(hessian, k, which=which, tol=tol, max_basis=max_basis, seed=seed)
@@ -110,7 +119,7 @@ def hessian_spectrum(
     attribute `matvecs` Hessian products.
     """
     hessian = objective.hessian()
-    options: dict[str, Any] = {"tol": tol, "max_basis": max_basis}
+    options: dict[str, Any] = {"tol": tol, "max_basis": max_basis, "unseen": UNSEEN}
     top = lanczos(hessian, k, generator=torch.Generator().manual_seed(seed), **options)
     bottom = lanczos(hessian, smallest, which="SA", generator=torch.Generator().manual_seed(seed), **options)
     dataset = dataset_of(top)
@@ -123,6 +132,7 @@ def hessian_spectrum(
     dataset["spread"] = ((), values[0] / values[-1] if values[-1] else np.nan, {"units": "1"})
     dataset["negative_share"] = ((), max(-lowest, 0.0) / values[0] if values[0] > 0 else np.nan, {"units": "1"})
     dataset.attrs["matvecs"] += bottom.matvecs
+    dataset.attrs["unseen"] = float(np.maximum(top.unseen, bottom.unseen))
     dataset.attrs["converged"] = top.converged and bottom.converged
     dataset.attrs["message"] = top.message if not top.converged else bottom.message
     return dataset.assign_coords(j=np.arange(1, smallest + 1))
@@ -147,6 +157,7 @@ def dataset_of(found: Eigenpairs) -> xr.Dataset:
             "matvecs": found.matvecs,
             "verification_matvecs": found.verification_matvecs,
             "restarts": found.restarts,
+            "unseen": found.unseen,
             "converged": found.converged,
             "message": found.message,
         },

@@ -16,6 +16,7 @@ the thick restart of Wu and Simon (2000).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from analyses.krylov_basis import KrylovBasis
+from analyses.unseen_eigenvalues import probability_unseen
 
 FEWEST = 4  # products from which their errors are estimated: six differences
 
@@ -55,6 +57,7 @@ class KrylovDecomposition:
         self.operator, self.basis, self.generator = operator, basis, generator
         self.locked = locked
         self.size = self.waiting = 0
+        self.random_start = False  # V begins with a random vector, and no restart has turned it
         self._n = basis.n
         self._matrix = np.zeros((basis.capacity - locked + 1,) * 2)  # B, and C in the `waiting` rows below it
         self._unread: list[_Column] = []  # of the products whose coefficients the host has not seen yet
@@ -80,6 +83,7 @@ class KrylovDecomposition:
 
         With none left, or without a start, a random vector waits.
         """
+        self.random_start = start is None
         for column in () if start is None else start.T:
             w = self.basis.share(column.detach()).clone()
             length = float(self.basis.norm(w))
@@ -159,6 +163,7 @@ class KrylovDecomposition:
         """Thick restart: keep V S for S (j, l) with orthonormal columns; P stays."""
         matrix, tail = self._parts()
         j, kept = coefficients.shape
+        self.random_start = False
         self.basis.rotate(coefficients, self.locked)
         self.basis.move(self.locked + j, self.locked + kept, self.waiting)
         self._unread.clear()
@@ -178,6 +183,13 @@ class KrylovDecomposition:
         if j < FEWEST or self.basis.rows.dtype != self.basis.dtype:
             return np.inf
         return float(np.sqrt(self._n * np.sum((matrix - matrix.T) ** 2) / (2 * j * (j - 1))))
+
+    def unseen(self, points: np.ndarray) -> float:
+        """The probability that an eigenvalue at one of `points` went unseen; NaN where the start was not random."""
+        if not self.random_start:
+            return math.nan
+        matrix, tail = self._parts()
+        return probability_unseen((matrix + matrix.T) / 2, tail.sum(0), self._n - self.locked, points)
 
     def defect(self, coefficients: np.ndarray) -> float:
         """‖A V y − V B y − P C y‖ for y (j,): how far the relation itself is from true. Cost: one product."""

@@ -12,8 +12,10 @@ from typing import Literal
 import numpy as np
 
 from analyses.krylov_decomposition import RitzPairs
+from analyses.unseen_eigenvalues import gaps
 
 Which = Literal["LA", "SA", "LM", "BE"]
+MET = "every residual met the tolerance"
 REACHABLE = 10  # relative residuals below this many rounding units are not asked for
 
 
@@ -57,7 +59,7 @@ class SpectrumEnd:
         thresholds = self.thresholds(ritz.values[: self.k], norm)
         open_ = ritz.residuals[: self.k] > thresholds
         if not open_.any():
-            return "every residual met the tolerance"
+            return MET
         # A larger basis lowers only the truncation; once that is at rounding level, nothing more can be gained.
         at_rounding = ritz.truncation[: self.k] <= np.maximum(0.1 * thresholds, self.epsilon * norm)
         if at_rounding[open_].all():
@@ -67,6 +69,13 @@ class SpectrumEnd:
                 "a wider dtype goes further"
             )
         return ""
+
+    def hiding_places(self, ritz: RitzPairs) -> np.ndarray:
+        """Where an eigenvalue that no Ritz value shows would belong among the k wanted: (g, 3), three places a gap."""
+        wanted = ritz.values[: self.k]
+        points = gaps(wanted, ritz.values)
+        belongs = [self.k in self.order(np.append(wanted, gap[1]))[: self.k] for gap in points]
+        return points[np.array(belongs, dtype=bool)]
 
     def progress(self, ritz: RitzPairs) -> str:
         """The state of the search in a few words."""
