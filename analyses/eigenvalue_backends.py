@@ -1,7 +1,7 @@
 r"""Other programs' answers to "the k eigenvalues of this Hessian", as second opinions behind the same result.
 
 Each returns the vectors it found and the products it made; what the vectors are worth is then measured by one product
-of our own operator a pair (`analyses.lanczos.measured`), since neither program reports residuals.
+of our own operator a pair (`analyses.eigenpairs.measured`), since neither program reports residuals.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def eigsh(operator: Any, k: int, *, which: Which, tol: float, max_basis: int | N
     return Found(vectors, multiply.calls, message)
 
 
-def pyhessian(objective: Objective, k: int, *, tol: float, seed: int) -> Found:
-    """PyHessian 0.1: power iteration with deflation, for the eigenvalues of largest magnitude.
+def pyhessian(objective: Objective, k: int, *, tol: float, seed: int, iterations: int = 100) -> Found:
+    """PyHessian 0.1: power iteration with deflation, for the eigenvalues of largest magnitude, at most `iterations` each.
 
     It stops on the change of its estimate, not on a residual, and so usually misses `tol`: the residuals say by how
     much. It is given a copy of the model, whose mode and gradients it changes; it takes batches of two tensors only,
@@ -87,7 +87,7 @@ def pyhessian(objective: Objective, k: int, *, tol: float, seed: int) -> Found:
             torch.manual_seed(seed)
             program = peer.hessian(model, objective.loss_fn, cuda=objective.device.type == "cuda", **data)
             several = program.dataloader_hv_product = Counted(program.dataloader_hv_product)
-            _, vectors = program.eigenvalues(tol=tol, top_n=k)
+            _, vectors = program.eigenvalues(maxIter=iterations, tol=tol, top_n=k)
     except AssertionError as failure:
         raise RuntimeError(
             'backend="pyhessian" failed, as it does for models with parameters that the loss does not use; '
