@@ -43,6 +43,10 @@ class MicroSAM(SharpnessAware):
         batch = batch_closure(closure, "m-SAM splits the batch")
         if self.vectorize and isinstance(batch.model, DistributedDataParallel):
             raise ValueError("vectorize=True bypasses DistributedDataParallel's averaging; use vectorize=False")
+        if self.vectorize and any(map(norms.is_sharded, self._parameters)):
+            raise ValueError(
+                "vectorize=True needs whole parameters, and these are sharded (FSDP2); use vectorize=False"
+            )
         if self.vectorize and any(True for _ in batch.model.buffers()):
             raise ValueError(
                 "vectorize=True runs all micro-batches through one model, whose buffers (BatchNorm's statistics) they "

@@ -98,22 +98,24 @@ class Climb(Direction):
 
     def refine(self, optimizer: SharpnessAware, displacement: Displacement, evaluate: Callable[[], object]) -> None:
         """The other steps."""
-        ball = optimizer.metric
+        for _ in range(self.steps - 1 if displacement.parameters else 0):
+            evaluate()
+            self._move_on(optimizer, displacement)
+
+    def _move_on(self, optimizer: SharpnessAware, displacement: Displacement) -> None:
+        ball, rho = optimizer.metric, self._radius(optimizer)
         assert isinstance(ball, Ball)
         parameters, clean = displacement.parameters, displacement.clean
-        rho = self._radius(optimizer)
-        for _ in range(self.steps - 1 if parameters else 0):
-            evaluate()
-            here = norms.shards(parameters)
-            gradients = norms.shards([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
-            ascent = ball(optimizer, Ascent(parameters, gradients))
-            assert isinstance(ascent.scale, Tensor)
-            finite = ascent.scale.isfinite()
-            optimizer.count_skipped_ascent((~finite).int())
-            factor = self.stride * rho * norms.inverse(ascent.scale)
-            steps = norms.finite_or_zero(ascent.vectors, finite)
-            moved = [p - w + u * factor.to(u.device, u.dtype) for p, w, u in zip(here, clean, steps, strict=True)]
-            torch._foreach_copy_(here, torch._foreach_add(clean, ball.project(moved, parameters, rho)))
+        here = norms.shards(parameters)
+        gradients = norms.shards([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+        ascent = ball(optimizer, Ascent(parameters, gradients))
+        assert isinstance(ascent.scale, Tensor)
+        finite = ascent.scale.isfinite()
+        optimizer.count_skipped_ascent((~finite).int())
+        factor = self.stride * rho * norms.inverse(ascent.scale)
+        steps = norms.finite_or_zero(ascent.vectors, finite)
+        moved = [p - w + u * factor.to(u.device, u.dtype) for p, w, u in zip(here, clean, steps, strict=True)]
+        torch._foreach_copy_(here, torch._foreach_add(clean, ball.project(moved, parameters, rho)))
 
     def _radius(self, optimizer: SharpnessAware) -> float:
         radii = {group["rho"] for group in optimizer.param_groups}

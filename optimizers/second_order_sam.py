@@ -49,10 +49,11 @@ class ThroughAscent(Reuse):
         parameters, clean, descent = both.pairs
         radius = optimizer.radius
         inverse = norms.inverse(norms.norm(clean, parameters))
-        stretched = list(torch._foreach_mul(descent, [radius[parameter] for parameter in parameters]))
-        along = norms.dot(clean, stretched, parameters) * inverse.square()
-        across = list(torch._foreach_sub(stretched, [g * along.to(g.device, g.dtype) for g in clean]))
-        across = norms.finite_or_zero(across, norms.norm(across, parameters).isfinite())
+        across = list(torch._foreach_mul(descent, [radius[parameter] for parameter in parameters]))
+        along = norms.dot(clean, across, parameters) * inverse.square()
+        for vector, g in zip(across, clean, strict=True):
+            vector.addcmul_(g, along.to(g.device, g.dtype), value=-1)
+        across = norms.finite_or_zero(across, norms.norm(across, parameters).isfinite(), in_place=True)
         batch = batch_closure(both.closure, "second-order SAM differentiates twice")
         with optimizer.frozen_batch_norms():
             products = batch.hessian_product(parameters, across)

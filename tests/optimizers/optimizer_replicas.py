@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -36,9 +37,14 @@ def make(method: str, model: nn.Module, **options: object) -> optimizers.Sharpne
     return optimizers.create(method, base, **options)
 
 
-def train(method: str, model: nn.Module, optimizer: optimizers.SharpnessAware, data, steps: int) -> None:
+def train(model: nn.Module, optimizer: optimizers.SharpnessAware, data, steps: int) -> None:
     for step in range(steps):
         optimizer.step(optimizers.BatchClosure(model, nn.functional.cross_entropy, *data(step)))
+
+
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    parameter = parameter.detach()
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def equal_on_all_ranks(model: nn.Module) -> None:
@@ -50,65 +56,88 @@ def equal_on_all_ranks(model: nn.Module) -> None:
     assert all(torch.equal(mine, other) for other in gathered), (gathered[0] - gathered[1]).abs().max()
 
 
+def close(left: nn.Module, right: nn.Module) -> None:
+    for mine, other in zip(left.parameters(), right.parameters(), strict=True):
+        torch.testing.assert_close(whole(mine), whole(other), rtol=1e-3, atol=1e-5)
+
+
+# What one process does with the whole batch, two do with halves. Two methods look into the batch: ESAM chooses among the
+# examples of its replica (so here it takes all), and a micro-batch is m examples of each replica together.
+ALONE = {"esam": {"gamma": 1.0}, "m_sam": {"m": 8}}
+TOGETHER = {"esam": {"gamma": 1.0}, "m_sam": {"m": 4}}
+
+
 def replicas() -> None:
     """Every method on two replicas: bit-identical after 200 steps, and close to one process with the whole batch."""
     for method in optimizers.available():
         model = DistributedDataParallel(network(), gradient_as_bucket_view=True)
-        optimizer = make(method, model)
-        train(method, model, optimizer, shard, 200 if method in ("sam", "msam", "looksam", "budget_sam") else 20)
+        train(model, make(method, model, **({"m": 4} if method == "m_sam" else {})), shard, 200)
         equal_on_all_ranks(model)
-        if method not in ("esam", "m_sam"):  # these choose among their own examples
-            alone, together = network(), DistributedDataParallel(network())
-            train(method, alone, make(method, alone), batch, 8)
-            train(method, together, make(method, together), shard, 8)
-            for left, right in zip(alone.parameters(), together.parameters(), strict=True):
-                torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
+        alone, together = network(), DistributedDataParallel(network())
+        train(alone, make(method, alone, **ALONE.get(method, {})), batch, 8)
+        train(together, make(method, together, **TOGETHER.get(method, {})), shard, 8)
+        close(alone, together)
+    with pytest.raises(ValueError, match="bypasses DistributedDataParallel's averaging; use vectorize=False"):
+        train(together, make("m_sam", together, m=4, vectorize=True), shard, 1)
 
 
 def per_replica() -> None:
     """no_sync: each replica climbs along its own gradient, which is m-SAM with m = the replica's share."""
     model = DistributedDataParallel(network())
-    optimizer = make("sam", model, no_sync=model.no_sync)
-    train("sam", model, optimizer, shard, 200)
+    train(model, make("sam", model, no_sync=model.no_sync), shard, 200)
     equal_on_all_ranks(model)
 
     model, alone = DistributedDataParallel(network()), network()
-    train("sam", model, make("sam", model, no_sync=model.no_sync), shard, 8)
+    train(model, make("sam", model, no_sync=model.no_sync), shard, 8)
 
     def sorted_by_rank(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = batch(step)
         return torch.cat([x[0::2], x[1::2]]), torch.cat([y[0::2], y[1::2]])
 
-    train("m_sam", alone, make("m_sam", alone, m=8), sorted_by_rank, 8)
-    for left, right in zip(alone.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
+    train(alone, make("m_sam", alone, m=8), sorted_by_rank, 8)
+    close(alone, model)
+
+
+def split_up() -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    for layer in model:
+        if list(layer.parameters()):
+            fully_shard(layer)
+    fully_shard(model)
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    return model
 
 
 def sharded() -> None:
-    """FSDP2: norms run over all shards, so the training is that of one process."""
-    from torch.distributed.fsdp import fully_shard
-
+    """FSDP2: norms run over all shards, so the training is that of one process; what cannot be is refused."""
     for method in optimizers.available():
-        if method in ("random", "second_order_sam", "m_sam", "esam"):
+        alone, model = network(), split_up()
+        if method == "second_order_sam":
+            with pytest.raises(ValueError, match=r"expected whole parameters, got sharded ones; use Distr.*, or sam"):
+                make(method, model)
             continue
-        alone, model = network(), network()
-        for layer in model:
-            if list(layer.parameters()):
-                fully_shard(layer)
-        fully_shard(model)
-        assert any(isinstance(p, DTensor) for p in model.parameters())
-        single, split = make(method, alone), make(method, model)
-        for step in range(8):
-            single.step(optimizers.BatchClosure(alone, nn.functional.cross_entropy, *batch(step)))
-            split.step(optimizers.BatchClosure(model, nn.functional.cross_entropy, *shard(step)))
-        for left, right in zip(alone.parameters(), model.parameters(), strict=True):
-            torch.testing.assert_close(left.detach(), right.detach().full_tensor(), rtol=1e-3, atol=1e-5)
-        if method == "multistep_sam":
-            continue
-        whole = torch.cat([e.flatten() for e in single.perturbation()]).norm()
+        single, split = make(method, alone, **ALONE.get(method, {})), make(method, model, **TOGETHER.get(method, {}))
+        train(alone, single, batch, 8)
+        train(model, split, shard, 8)
+        close(alone, model)
+        length = torch.cat([e.flatten() for e in single.perturbation()]).norm()
         mine = torch.stack([e.square().sum() for e in split.perturbation()]).sum()
         dist.all_reduce(mine)
-        torch.testing.assert_close(mine.sqrt(), whole, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(mine.sqrt(), length, rtol=1e-3, atol=1e-6)
+
+    model, copies = split_up(), DistributedDataParallel(network())
+    train(model, make("esam", model), shard, 20)  # each replica chooses among its own examples
+    train(copies, make("esam", copies), shard, 20)
+    close(model, copies)
+
+    model = split_up()
+    with pytest.raises(ValueError, match=r"p = 1 needs the largest entry of all shards, .*; use p = 2"):
+        train(model, make("multistep_sam", model, p=1), shard, 1)
+    with pytest.raises(ValueError, match=r"these are sharded .*; use vectorize=False"):
+        train(model, make("m_sam", model, m=4, vectorize=True), shard, 1)
+    close(model, network())
 
 
 if __name__ == "__main__":
