@@ -99,21 +99,48 @@ def test_their_norm_is_single_precision_for_double_parameters():
     assert 1e-10 < (actual - expected).abs().max() < 1e-6
 
 
+LOOKSAM = {"rho": 0.1, "k": 5, "alpha": 0.7}
+
+
+class Padded(optimizers.Orthogonal):
+    """LookSAM's reuse as theirs has it: d = g + α (‖g‖/(‖g_v‖ + 1e-8)) g_v."""
+
+    def after_ascent(self, optimizer, both):
+        super().after_ascent(optimizer, both)
+        self.length = self.length + 1e-8
+
+
+def padded(parameters):
+    return optimizers.LookSAM(sgd(parameters), rho=0.1, k=5, reuse=Padded(alpha=0.7))
+
+
 def test_looksam_is_theirs_on_one_tensor_for_fewer_gradients(double_norm):
-    """Theirs takes two gradients on every step; the reuse steps of ours really take one."""
-    options = {"rho": 0.1, "k": 5, "alpha": 0.7}
-    expected, calls = path(theirs("LookSAM", **options), Whole, peer=True)
-    actual, own_calls = path(lambda p: optimizers.LookSAM(sgd(p), **options), Whole, peer=False)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)  # they add 1e-8 to a small ‖g_v‖
+    """With their 1e-8 beside ‖g_v‖. Theirs takes two gradients on every step; the reuse steps of ours really take one."""
+    expected, calls = path(theirs("LookSAM", **LOOKSAM, perturb_eps=0.0), Whole, peer=True)
+    actual, own_calls = path(padded, Whole, peer=False)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
     assert calls == 2 * STEPS
     assert own_calls == STEPS + STEPS // 5
 
 
+def test_looksam_divides_by_the_length_itself(double_norm):
+    """Without that 1e-8 the first reuse step is longer by η α ‖g‖ · 1e-8/‖g_v‖; from there on the trajectories part."""
+    expected, _ = path(theirs("LookSAM", **LOOKSAM, perturb_eps=0.0), Whole, peer=True)
+    actual, _ = path(lambda p: optimizers.LookSAM(sgd(p), **LOOKSAM), Whole, peer=False)
+    problem = quadratic()
+    start, then = problem.gradient(problem.start, 0), problem.gradient(actual[0], 1)
+    perturbed = problem.gradient(problem.start + 0.1 * start / start.norm(), 0)
+    across = perturbed - (perturbed @ start) / (start @ start) * start
+    torch.testing.assert_close(actual[0], expected[0], rtol=0, atol=1e-14)
+    longer = float((actual[1] - expected[1]).norm())
+    assert longer == pytest.approx(0.05 * 0.7 * float(then.norm()) * 1e-8 / float(across.norm()), rel=1e-5)
+    assert 1e-6 < (actual - expected).abs().max() < 1e-4
+
+
 def test_looksam_takes_global_norms_where_theirs_are_of_each_tensor():
     """Liu et al. decompose the whole gradient; tensor by tensor, each small layer gets as long an addition as it likes."""
-    options = {"rho": 0.1, "k": 5, "alpha": 0.7}
-    expected, _ = path(theirs("LookSAM", **options), peer=True)
-    actual, _ = path(lambda p: optimizers.LookSAM(sgd(p), **options), peer=False)
+    expected, _ = path(theirs("LookSAM", **LOOKSAM), peer=True)
+    actual, _ = path(padded, peer=False)
     assert (actual - expected).abs().max() > 1e-3
 
 
