@@ -33,9 +33,7 @@ class Eigenpairs:
     converged_pairs: Tensor  # (k,) bool: ‖A v − θ v‖ ≤ tol·|θ|
     converged: bool  # all of them
     matvecs: int  # products with A, those of the verification included
-    verification_matvecs: (
-        int  # products spent after the search to check its residuals; 0 where those made vouch for them
-    )
+    verification_matvecs: int  # products spent after the search on checking its residuals
     restarts: int
     message: str  # why it stopped
     unseen: float  # the probability that an eigenvalue among the k was overlooked; NaN where it is not known

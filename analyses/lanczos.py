@@ -33,6 +33,7 @@ from analyses.spectrum_end import MET, SpectrumEnd, Which
 NEARLY = 3  # times the tolerance: starting vectors further than this from invariant serve better as their sum alone
 NEAR = 30  # times the tolerance: from here on no product is begun before the last one's residuals are known
 INTERRUPTED = "interrupted"
+IDLE = 50  # restarts without progress after which the next ones promise none either
 CAUTION = 10  # times the products' estimated error: what a residual must have to spare not to be checked by a product
 BASIS_BYTES = 4 << 30  # where `max_basis` is not given, the basis grows up to this size before it is restarted
 
@@ -114,7 +115,7 @@ class _Search:
         """
         self.finished = False
         most = self.most - space.locked
-        far = True
+        far, closest, idle = True, np.inf, 0
         while True:
             try:
                 space.extend()
@@ -142,6 +143,13 @@ class _Search:
                 distance = self.end.distance(pairs)
                 far = bool(distance.max() > NEAR)
                 if space.size == most:
+                    closest, idle = (distance.max(), 0) if distance.max() < 0.9 * closest else (closest, idle + 1)
+                    if idle == IDLE:
+                        self.message = (
+                            f"stagnated: {IDLE} restarts brought the residuals no closer to tol; "
+                            "a larger max_basis or a wider dtype goes further"
+                        )
+                        return pairs
                     space.cut(pairs.coefficients[:, : self.end.kept(most)])
                     self.restarts += 1
                     pairs = space.ritz(self.end.order)

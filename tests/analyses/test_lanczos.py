@@ -251,6 +251,20 @@ def test_interruption_returns_what_is_there(at: int, multiplicity: bool) -> None
     assert_no_ghosts(found, 1e-10)
 
 
+def test_a_restarted_search_that_gets_no_further_says_so() -> None:
+    """Seven eigenvalues next to zero on a scale of 700, in float32, with four new vectors a restart."""
+    spectrum = [
+        *(2.69501419e02, 1.29800250e-02, 5.78678114e02, 6.43221036e-07, 1.18456343e-01, 5.81923430e-04, 1.04474925e01),
+        *(5.56260423e-06, 5.20418518e01, 2.75051494e-02, 1.05232720e02, 5.90928911e-03, 2.01819338e-03, 7.75295343e00),
+        *(6.94272558e02, 4.98032778e-04, 4.89022333e02, 1.95102969e02, 5.98309443e-06),
+    ]
+    found = lanczos(symmetric(spectrum, dtype=torch.float32), 4, which="BE", tol=1e-1, max_basis=12)
+    assert "stagnated" in found.message
+    assert not found.converged
+    assert found.matvecs < 2000
+    assert_no_ghosts(found, 1e-5)
+
+
 def test_products_are_limited_on_request() -> None:
     found = lanczos(symmetric(SPREAD), 5, tol=1e-10, max_matvecs=9)
     assert found.matvecs - found.verification_matvecs == 9
@@ -324,6 +338,7 @@ def spectra(draw: st.DrawFn) -> np.ndarray:
     st.sampled_from([None, 12]),
     st.booleans(),
     st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([1.0, 1e-3]),
 )
 def test_every_reported_bound_holds(
     spectrum: np.ndarray,
@@ -333,10 +348,11 @@ def test_every_reported_bound_holds(
     max_basis: int | None,
     multiplicity: bool,
     dtype: torch.dtype,
+    unseen: float,
 ) -> None:
     matrix = symmetric(spectrum, dtype=dtype)
     exact = np.linalg.eigvalsh(matrix.double().numpy())
-    found = lanczos(matrix, k, which=which, tol=tol, max_basis=max_basis, multiplicity=multiplicity)
+    found = lanczos(matrix, k, which=which, tol=tol, max_basis=max_basis, multiplicity=multiplicity, unseen=unseen)
     values, bounds = found.values.numpy(), found.error_bounds.numpy()
     assert (np.abs(exact[None, :] - values[:, None]).min(1) <= bounds).all()
     vectors = found.vectors.double()
