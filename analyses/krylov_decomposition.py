@@ -28,6 +28,9 @@ from torch import Tensor
 from analyses.krylov_basis import KrylovBasis
 from analyses.unseen_eigenvalues import probability_unseen
 
+FEIGNED = (
+    100  # times the relative error of a product: a probability of having overlooked something that errors can feign
+)
 FEWEST = 4  # products from which their errors are estimated: six differences
 
 
@@ -190,6 +193,12 @@ class KrylovDecomposition:
             return math.nan
         matrix, tail = self._parts()
         return probability_unseen((matrix + matrix.T) / 2, tail.sum(0), self._n - self.locked, points)
+
+    def unseen_floor(self) -> float:
+        """Below this `unseen` does not fall: in the projected matrix the products' errors look like a share of the start."""
+        matrix, _ = self._parts()
+        error = self.noise() / np.linalg.norm(matrix, 2).clip(np.finfo(float).tiny) if len(matrix) >= FEWEST else 0.0
+        return float(FEIGNED * max(self.epsilon, error))
 
     def defect(self, coefficients: np.ndarray) -> float:
         """‖A V y − V B y − P C y‖ for y (j,): how far the relation itself is from true. Cost: one product."""

@@ -35,12 +35,15 @@ def decomposition(spectrum: np.ndarray, share: np.ndarray, size: int) -> tuple[n
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12))
 def test_no_eigenvalue_had_a_larger_share_than_its_invisibility_allows(seed: int, size: int) -> None:
-    """Parseval's bound, for every eigenvalue of the matrix, whether the Ritz values show it or not."""
+    """Parseval's bound, for every eigenvalue of the matrix that is no Ritz value."""
     rng = np.random.default_rng(seed)
     spectrum = np.sort(rng.standard_normal(30))
     share = rng.standard_normal(30) * 10.0 ** rng.uniform(-6, 0, 30)
     matrix, tail = decomposition(spectrum, share, size)
+    shown = np.linalg.eigvalsh(matrix)
     for value, component in zip(spectrum, np.abs(share) / np.linalg.norm(share), strict=True):
+        if np.abs(shown - value).min() < 1e-8:
+            continue  # a Ritz value: seen
         z = np.linalg.solve(value * np.eye(size) - matrix, tail)
         assert component <= abs(z[0]) / math.sqrt(1 + z @ z) * (1 + 1e-6) + 1e-12
         probability = probability_unseen(matrix, tail, 30, np.array([[value]]))
@@ -85,3 +88,25 @@ def test_it_is_not_known_for_a_start_of_ones_own_or_after_a_restart() -> None:
     assert math.isnan(lanczos(matrix, 2, tol=1e-8, max_basis=8).unseen)
     assert math.isnan(lanczos(matrix, 2, multiplicity=True).unseen)
     assert lanczos(torch.eye(4), 4).unseen == 0  # nothing is left where it could hide
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
+def test_the_search_does_not_ask_for_more_than_the_arithmetic_can_say(dtype: torch.dtype, least: float) -> None:
+    found = lanczos(torch.diag(torch.from_numpy(SPECTRUM).to(dtype)), 5, unseen=1e-30)
+    assert found.converged
+    assert found.unseen <= least
+    assert found.matvecs <= 40
+
+
+def test_errors_of_the_products_do_not_keep_the_search_going() -> None:
+    """Products rounded to bfloat16, as under autocast: the shares they feign are never smaller than the rounding."""
+
+    class Rounded:
+        shape, dtype = (len(SPECTRUM),) * 2, torch.float32
+
+        def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
+            return (torch.from_numpy(SPECTRUM).float() * vector).bfloat16().float()
+
+    found = lanczos(Rounded(), 5, tol=1e-1, unseen=1e-3)
+    assert found.converged
+    assert found.matvecs <= 25
