@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from hessian_networks import problem
 
-from analyses.hessian_benchmark import hessian_benchmark, table
+from analyses.hessian_benchmark import hessian_benchmark, installed, table
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--network", nargs="+", default=["mlp", "resnet20"])
@@ -27,6 +27,7 @@ parser.add_argument("--examples", type=int, default=512)
 parser.add_argument("--steps", type=int, nargs="+", default=[0, 100])
 parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--k", type=int, nargs="+", default=[1, 5])
+parser.add_argument("--programs", nargs="+", default=list(installed()), choices=list(installed()))
 parser.add_argument("--device", default="cpu")
 arguments = parser.parse_args()
 warnings.filterwarnings("ignore")
@@ -36,6 +37,7 @@ for network in arguments.network:
     for steps in arguments.steps:
         objective = problem(network, examples=arguments.examples, steps=steps, device=arguments.device)
         for k in arguments.k:
-            result = hessian_benchmark(objective, k=k, repeats=arguments.repeats)
+            programs = {name: installed()[name] for name in arguments.programs}
+            result = hessian_benchmark(objective, k=k, repeats=arguments.repeats, solvers=programs)
             header = f"{network}, {objective.size} parameters, {steps} steps, products {result.attrs['way']}"
             print(f"{header}: {table(result)}\n", flush=True)
