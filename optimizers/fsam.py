@@ -6,7 +6,7 @@ m follows the clean gradients (fed with the already subtracted ones it would end
 still contain the rest). As in the authors' code m_0 = g_0 and d_0 = g_0. That code subtracts m_{t−1} (`previous=True`):
 for σ = 1 the same direction, since g − m_t = λ (g − m_{t−1}).
 
-`lmbda="auto"` learns λ from the gradients themselves; see `optimizers/tracking.py`.
+`lmbda="auto"` learns λ from the gradients themselves, for an eleventh of a copy more; see `optimizers/tracking.py`.
 
 Li, Zhou, He, Cheng, Huang 2024, https://arxiv.org/abs/2403.12350
 """

@@ -189,6 +189,7 @@ def test_axes_combine(base):
 
 COMBINATIONS = {
     "F-SAM's direction under vSAM's policy": {"direction": optimizers.Friendly, "policy": optimizers.VarianceWindow},
+    "F-SAM's direction with an average that learns": {"direction": lambda: optimizers.Friendly(lmbda="auto")},
     "LookSAM's reuse with AE-SAM's policy": {"policy": optimizers.LongGradient, "reuse": optimizers.Orthogonal},
     "VaSSO's direction, ASAM's metric, half of the steps": {
         "direction": optimizers.Averaged, "metric": optimizers.Adaptive, "policy": lambda: optimizers.Bernoulli(0.5),
