@@ -47,7 +47,8 @@ def track_eigenvalues(
         objective = subject if isinstance(subject, Objective) else subject.objective()
         step = index if isinstance(subject, Objective) else subject.step
         start = None if found is None or index % refresh == 0 else found.vectors
-        generator = torch.Generator().manual_seed(seed)
+        # A vector of its own for each: an eigenvector that turns past one start is not overlooked for several steps.
+        generator = torch.Generator().manual_seed(seed + index)
         found = lanczos(objective.hessian(), k, which=which, tol=tol, start=start, unseen=UNSEEN, generator=generator)
         row = dataset_of(found)
         rows.append(row.assign(matvecs=((), row.attrs["matvecs"])).assign_coords(step=step).drop_attrs(deep=False))

@@ -52,7 +52,7 @@ def top_eigenvalues(
     (certain: an eigenvalue lies that close) and `gap_bound` (sharper, ‖r‖²/gap; holds if none hides in the gap), (k,)
     each, in units of loss per squared parameter. `max_basis` bounds the memory; `multiplicity` looks for repeated
     eigenvalues; `seed` draws the starting vector. The probability that one was overlooked, the attribute `unseen`, is
-    below 1e-3, or NaN where it is not known (after a restart).
+    below 1e-4, or NaN where it is not known (after a restart).
 
     BatchNorm is in the objective's mode; weight decay is not included. Cost: attribute `matvecs` Hessian products, of
     some 2 to 4 gradients each. Raises ValueError for k > n and for an unknown backend or end; the other backends are

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import erf
 
-UNSEEN = 1e-3  # what the analyses of trained networks ask for
+UNSEEN = 1e-4  # what the analyses of trained networks ask for
 NARROW = 5e-3  # relative: what lies closer than this to one found is a copy of it, which no single vector can exclude
 
 
