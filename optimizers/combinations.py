@@ -1,11 +1,31 @@
-"""Which of the four choices go together."""
+"""Which of the four choices go together, and with which base."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from optimizers.sharpness_aware import SharpnessAware
+
+
+def check_base(base: object) -> None:
+    """Raise `TypeError` if the base is no optimizer instance, a class or the parameters themselves for example."""
+    if not isinstance(base, Optimizer):
+        raise TypeError(
+            f"expected an optimizer instance such as torch.optim.SGD(model.parameters(), lr=0.1), got {base!r}"
+        )
+
+
+def check_names(base: Optimizer, defaults: dict[str, Any]) -> None:
+    """Raise `ValueError` if the base keeps a hyperparameter in its groups that goes by the name of one of ours."""
+    taken = sorted(set(defaults) & set(base.defaults))
+    if taken:
+        raise ValueError(
+            f"{type(base).__name__} has hyperparameters called {', '.join(taken)} in its param_groups, where ours "
+            "would replace them; wrap another base optimizer"
+        )
 
 
 def check_combination(optimizer: SharpnessAware) -> None:

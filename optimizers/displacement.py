@@ -7,12 +7,17 @@ infinite gradient, a NaN for ever.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from optimizers.directions import Ascent
+from optimizers.gradients import Gradient
 from optimizers.norms import finite_or_zero, shards
+
+if TYPE_CHECKING:
+    from optimizers.sharpness_aware import SharpnessAware
 
 
 class Displacement:
@@ -29,16 +34,17 @@ class Displacement:
             self.clean = []
 
 
-def displace(ascent: Ascent, radii: Sequence[float]) -> tuple[Displacement, Tensor | None]:
-    """Add ε = radius · vector / scale to each parameter.
+def displace(optimizer: SharpnessAware, gradient: Gradient) -> Displacement:
+    """Add ε = radius · vector / scale to each parameter; 0 for a scale of 0.
 
-    `radii` has one signed number for each parameter. A scale of 0 gives ε = 0. Where a scale is not finite nothing
-    moves; the second result counts that on the device (a 0-dimensional bool tensor; None for no parameters).
+    Where a scale is not finite nothing moves, and the optimizer counts that, on the device.
     """
+    ascent = optimizer.metric(optimizer, optimizer.direction(optimizer, gradient))
     if not ascent.parameters:
-        return Displacement([], []), None
+        return Displacement([], [])
     parameters, vectors = shards(ascent.parameters), ascent.vectors
-    factors, finite = _factors(ascent, radii)
+    factors, finite = _factors(ascent, _radii(optimizer, ascent))
+    optimizer.count_skipped_ascent((~finite).int())
     displacement = Displacement(ascent.parameters, [parameter.clone() for parameter in parameters])
     try:
         vectors = finite_or_zero(vectors, finite, in_place=ascent.disposable)
@@ -47,16 +53,29 @@ def displace(ascent: Ascent, radii: Sequence[float]) -> tuple[Displacement, Tens
     except BaseException:
         displacement.restore()
         raise
-    return displacement, ~finite
+    return displacement
 
 
-def perturbation(ascent: Ascent, radii: Sequence[float]) -> list[Tensor]:
-    """ε itself, as new tensors, beside `ascent.parameters`."""
-    if not ascent.parameters:
-        return []
-    factors, finite = _factors(ascent, radii)
-    vectors = finite_or_zero(ascent.vectors, finite)
-    return [v * f for v, f in zip(vectors, factors, strict=True)]
+def perturbation(optimizer: SharpnessAware) -> list[Tensor]:
+    """ε itself, from what `.grad` holds, as new tensors: one for each parameter, zero where it would not move."""
+    ascent = optimizer.metric(optimizer, optimizer.direction(optimizer, optimizer._gradient()))
+    moved: dict[Tensor, Tensor] = {}
+    if ascent.parameters:
+        factors, finite = _factors(ascent, _radii(optimizer, ascent))
+        vectors = finite_or_zero(ascent.vectors, finite)
+        moved = {p: v * f for p, v, f in zip(ascent.parameters, vectors, factors, strict=True)}
+    parameters = optimizer._parameters
+    return [
+        moved[p] if p in moved else torch.zeros_like(w) for p, w in zip(parameters, shards(parameters), strict=True)
+    ]
+
+
+def _radii(optimizer: SharpnessAware, ascent: Ascent) -> list[float]:
+    """ρ of each parameter, with the direction's sign."""
+    if len({group["rho"] for group in optimizer.param_groups}) == 1:
+        return [optimizer.direction.sign * optimizer.param_groups[0]["rho"]] * len(ascent.parameters)
+    radius = optimizer.radius
+    return [radius[parameter] for parameter in ascent.parameters]
 
 
 def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tensor]:

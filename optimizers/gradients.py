@@ -27,6 +27,9 @@ class Gradient:
         return norms.norm(self.tensors, self.parameters)
 
 
+NOTHING = Gradient([], [])
+
+
 @dataclass
 class BothGradients:
     """The gradient g at w beside the gradient g_s at w + ε, which `.grad` holds, where a parameter has both."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optimizers import two_gradients
 from optimizers.closures import Closure, batch_closure
 from optimizers.scaling import Scaling
 
@@ -28,7 +29,7 @@ def passes(optimizer: SharpnessAware, closure: Closure, scaling: Scaling, size: 
     total: dict[Tensor, Tensor] = {}
     for part in batch.split(size):
         weight = len(part) / len(batch)
-        loss = loss + weight * optimizer._passes(part, scaling)
+        loss = loss + weight * two_gradients.passes(optimizer, part, scaling)
         parameters = [p for p in optimizer._parameters if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_mul_(gradients, weight)

@@ -35,7 +35,7 @@ class Previous(Direction):
 
     def conclude(self, optimizer: SharpnessAware) -> None:
         """Keep a copy of this step's gradient: the closure will overwrite or drop it."""
-        gradient = optimizer._clean_gradient()
+        gradient = optimizer._gradient()
         finite = gradient.norm.isfinite()
         optimizer.count_skipped_ascent((~finite).int())
         self.length = torch.where(finite, gradient.norm, 0.0)

@@ -19,30 +19,39 @@ ENTRY = "sharpness_aware"
 def pack(optimizer: SharpnessAware) -> dict[str, Any]:
     """Our own entry. While w + ε is loaded it holds the clean weights too, and says so under "loaded"."""
     index = {parameter: number for number, parameter in enumerate(_parameters(optimizer))}
-    away = optimizer._displacement
+    side, away = optimizer._side, optimizer._side.displacement
     return {
         "method": method(optimizer),
         "state": {index[parameter]: dict(state) for parameter, state in optimizer.state.items() if state},
         "axes": {name: axis.state_dict() for name, axis in optimizer.axes.items()},
         "gradient_evaluations": optimizer.gradient_evaluations,
         "skipped_ascents": optimizer.skipped_ascents,
-        "closure_free": optimizer._closure_free,
-        "training": optimizer._training,
+        "closure_free": side.closure_free,
+        "training": side.training,
         "loaded": "clean" if away is None else "perturbed",
         "clean": {} if away is None else {index[p]: w for p, w in zip(away.parameters, away.clean, strict=True)},
     }
 
 
-def check(optimizer: SharpnessAware, saved: dict[str, Any]) -> None:
-    """Raise `ValueError` if our own entry is of another method, before anything is changed."""
+def load(optimizer: SharpnessAware, state_dict: dict[str, Any]) -> None:
+    """Take a whole state dictionary, the base's part and ours; another method's is refused before anything is changed."""
+    if ENTRY not in state_dict:
+        raise ValueError(
+            f"expected a state_dict of {type(optimizer).__name__}, got one without the entry {ENTRY!r}; "
+            "the state of a base optimizer loads into .base"
+        )
+    saved = state_dict[ENTRY]
     if saved["method"] != method(optimizer):
         raise ValueError(
             f"expected the state of {method(optimizer)}, got that of {saved['method']}; to keep only the base "
             "optimizer's part, load it into .base"
         )
+    optimizer._side.unload()
+    optimizer.base.load_state_dict({key: value for key, value in state_dict.items() if key != ENTRY})
+    _unpack(optimizer, saved)
 
 
-def unpack(optimizer: SharpnessAware, saved: dict[str, Any]) -> None:
+def _unpack(optimizer: SharpnessAware, saved: dict[str, Any]) -> None:
     """Take our own entry. Weights saved as "perturbed" become so again, whichever side the model's file held."""
     parameters = _parameters(optimizer)
     optimizer.state.clear()
@@ -55,13 +64,12 @@ def unpack(optimizer: SharpnessAware, saved: dict[str, Any]) -> None:
         axis.load_state_dict(saved["axes"][name])
     optimizer.gradient_evaluations = saved["gradient_evaluations"]
     optimizer._skipped = saved["skipped_ascents"]
-    optimizer._closure_free = saved["closure_free"]
-    optimizer._training = saved["training"]
-    optimizer._displacement = None
+    side = optimizer._side
+    side.closure_free, side.training, side.displacement = saved["closure_free"], saved["training"], None
     if saved["loaded"] == "perturbed":
         for number, weights in saved["clean"].items():
             parameters[int(number)].copy_(weights)
-        optimizer._load()
+        side.load(optimizer)
 
 
 def method(optimizer: SharpnessAware) -> str:

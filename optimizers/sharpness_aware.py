@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -23,14 +23,13 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from optimizers import micro_batches, saved_state
+from optimizers import displacement, micro_batches, one_gradient, saved_state, two_gradients
 from optimizers.axis import Axis
 from optimizers.batch_norm import frozen, living_batch_norms
-from optimizers.closures import Closure, batch_closure, refuse_accumulation
-from optimizers.combinations import check_combination
-from optimizers.directions import Ascent, Direction, Steepest
-from optimizers.displacement import Displacement, displace, perturbation
-from optimizers.gradients import BothGradients, Gradient
+from optimizers.closures import Closure, batch_closure
+from optimizers.combinations import check_base, check_combination, check_names
+from optimizers.directions import Direction, Steepest
+from optimizers.gradients import Gradient
 from optimizers.metrics import Euclidean, Metric
 from optimizers.norms import shards
 from optimizers.policies import Always, Policy
@@ -75,10 +74,7 @@ class SharpnessAware(Optimizer):
         micro_batch: int | None = None,
         no_sync: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
-        if not isinstance(base, Optimizer):
-            raise TypeError(
-                f"expected an optimizer instance such as torch.optim.SGD(model.parameters(), lr=0.1), got {base!r}"
-            )
+        check_base(base)
         self.base = base
         self.direction = direction or Steepest()
         self.metric = metric or Euclidean()
@@ -89,19 +85,12 @@ class SharpnessAware(Optimizer):
         self.no_sync = no_sync
         self.gradient_evaluations = 0
         self._skipped: Tensor | int = 0
-        self._displacement: Displacement | None = None  # set while w + ε is loaded between closure-free steps
-        self._closure_free = False
-        self._training = True
+        self._side = one_gradient.Side()
         self._batch_norms: weakref.WeakSet[_BatchNorm] | None = None
         defaults: dict[str, Any] = {"rho": rho}
         for axis in self.axes.values():
             defaults |= axis.group_defaults
-        taken = sorted(set(defaults) & set(base.defaults))
-        if taken:
-            raise ValueError(
-                f"{type(base).__name__} has hyperparameters called {', '.join(taken)} in its param_groups, where ours "
-                "would replace them; wrap another base optimizer"
-            )
+        check_names(base, defaults)
         super().__init__(base.param_groups, base.defaults | defaults)
         check_combination(self)
         check_radius(self)
@@ -154,110 +143,33 @@ class SharpnessAware(Optimizer):
                 group["rho"] = self.rho_schedule(group)
         check_radius(self)
         if closure is None:
-            return self._step_closure_free(scaler)
+            return one_gradient.step_without_closure(self, scaler)
         scaling = Scaling(scaler)
         if self.direction.needs_gradient:
             self._check_closure(closure)
             loss = self._gather(closure, scaling)
             self._descend(scaling)
             return loss
-        return self._step_of_one_gradient(closure, scaling)
+        return one_gradient.step(self, closure, scaling)
 
-    def _gather(self, closure: Closure, scaling: Scaling) -> Any:
-        """All passes of a step of two gradients; leaves the descent direction in `.grad`."""
-        if self.micro_batch is None or not self._perturbs:
-            return self._passes(closure, scaling)
-        return micro_batches.passes(self, closure, scaling, self.micro_batch)
-
-    def _passes(self, closure: Closure, scaling: Scaling) -> Any:
-        """One pass or two; leaves the descent direction in `.grad`."""
-        active = self._perturbs
-        climb = active and not self.policy.reads_gradient and self.policy.ascend(self, _NOTHING)
-        local = self.no_sync() if self.no_sync is not None and climb else nullcontext()
-        with local, refuse_accumulation(self._parameters):
-            loss = self._evaluate(closure, scaling)
-        clean = self._clean_gradient()
-        self.direction.observe(self, clean)
-        if active and self.policy.reads_gradient:
-            climb = self.policy.ascend(self, clean)
-        if climb:
-            clean.disposable = not self._keeps_gradient
-            if self.reuse is not None:
-                self.reuse.before_ascent(self)
-            for parameter in clean.parameters:
-                parameter.grad = None  # ours now: the closure may zero in place, and need not zero at all
-            with self._climb(clean) as displacement:
-                self.direction.refine(self, displacement, lambda: self._evaluate(closure, scaling))
-                self._evaluate(self._descent_closure(closure), scaling)
-            both = BothGradients(clean, closure)
-            if self.policy.reads_both:
-                self.policy.learn(self, both)
-            if self.reuse is not None:
-                self.reuse.after_ascent(self, both)
-        elif active and self.reuse is not None:
-            self.reuse.without_ascent(self, clean)
-        return loss
-
-    def _step_of_one_gradient(self, closure: Closure, scaling: Scaling) -> Any:
-        if self._displacement is None and self._perturbs and self.policy.ascend(self, _NOTHING):
-            self._load()
-        try:
-            loss = self._evaluate(closure, scaling)
-            self._leave()
-        finally:
-            self._unload()
-        self._descend(scaling)
-        return loss
-
-    def _step_closure_free(self, scaler: torch.amp.GradScaler | None) -> None:
-        if self.direction.needs_gradient:
-            raise RuntimeError(
-                f"{type(self).__name__} needs the gradient at w + ε as well, which only a closure can compute: "
-                "call step(closure) with a closure that zeroes the gradients, backpropagates and returns the loss"
-            )
-        if scaler is not None:
-            raise RuntimeError("without a closure the scaler drives the step: call scaler.step(optimizer)")
-        if not self._training:
-            raise RuntimeError(
-                "the clean weights are loaded since eval(); call optimizer.train() before computing gradients, "
-                "so that they are taken at w + ε"
-            )
-        if not self._closure_free:
-            self._closure_free = True
-            self.policy.ascend(self, _NOTHING)  # of this step, whose ε is zero: there is no moment yet
-        self.gradient_evaluations += 1
-        self._leave()
-        self._unload()
-        self._descend(Scaling(None))
-        if self._perturbs and self.policy.ascend(self, _NOTHING):
-            self._load()
-
+    @torch.no_grad()
     def perturbation(self) -> list[Tensor]:
         """The ε of now, one tensor for each parameter in the order of `param_groups`; changes nothing.
 
         Directions that need the gradient at w take what `.grad` holds: evaluate it at the clean weights before. Of a
         sharded parameter it is the local shard.
         """
-        with torch.no_grad():
-            ascent = self._ascent(self._clean_gradient())
-            moved = dict(zip(ascent.parameters, perturbation(ascent, self._radii(ascent)), strict=True))
-            here = shards(self._parameters)
-            return [
-                moved[p] if p in moved else torch.zeros_like(w) for p, w in zip(self._parameters, here, strict=True)
-            ]
+        return displacement.perturbation(self)
 
+    @torch.no_grad()
     def eval(self) -> None:
         """Load the clean weights, for evaluation or a checkpoint; may be repeated."""
-        with torch.no_grad():
-            self._unload()
-        self._training = False
+        one_gradient.evaluate(self)
 
+    @torch.no_grad()
     def train(self) -> None:
         """Load w + ε again if steps are taken without a closure; otherwise nothing needs to change. May be repeated."""
-        self._training = True
-        if self._closure_free and self._displacement is None and self._perturbs:
-            with torch.no_grad():
-                self._load()
+        one_gradient.train(self)
 
     @property
     def skipped_ascents(self) -> int:
@@ -276,16 +188,8 @@ class SharpnessAware(Optimizer):
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict()` of the same method; another one's, or a base optimizer's, is refused."""
-        if saved_state.ENTRY not in state_dict:
-            raise ValueError(
-                f"expected a state_dict of {type(self).__name__}, got one without the entry {saved_state.ENTRY!r}; "
-                "the state of a base optimizer loads into .base"
-            )
-        saved_state.check(self, state_dict[saved_state.ENTRY])
-        self._unload()
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != saved_state.ENTRY})
+        saved_state.load(self, state_dict)
         self._batch_norms = None
-        saved_state.unpack(self, state_dict[saved_state.ENTRY])
 
     def __getstate__(self) -> dict[str, Any]:
         """All of it (torch's own keeps three attributes), but for the layers found in this process."""
@@ -302,9 +206,16 @@ class SharpnessAware(Optimizer):
     def _gradients(self) -> Iterator[Tensor]:
         return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
 
-    def _clean_gradient(self) -> Gradient:
+    def _gradient(self) -> Gradient:
+        """What `.grad` holds now."""
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         return Gradient(parameters, shards([p.grad for p in parameters if p.grad is not None]))
+
+    def _gather(self, closure: Closure, scaling: Scaling) -> Any:
+        """All passes of a step that looks at w first; leaves the descent direction in `.grad`."""
+        if self.micro_batch is None or not self._perturbs:
+            return two_gradients.passes(self, closure, scaling)
+        return micro_batches.passes(self, closure, scaling, self.micro_batch)
 
     def _evaluate(self, closure: Closure, scaling: Scaling) -> Any:
         with torch.enable_grad():
@@ -317,26 +228,10 @@ class SharpnessAware(Optimizer):
         self.direction.conclude(self)
         scaling.step(self.base, self._gradients())
 
-    def _ascent(self, clean: Gradient) -> Ascent:
-        return self.metric(self, self.direction(self, clean))
-
     @property
     def radius(self) -> dict[Tensor, float]:
         """ρ of each parameter, with the direction's sign: ε = radius · d/‖d‖."""
         return {p: self.direction.sign * group["rho"] for group in self.param_groups for p in group["params"]}
-
-    def _radii(self, ascent: Ascent) -> list[float]:
-        if len({group["rho"] for group in self.param_groups}) == 1:
-            return [self.direction.sign * self.param_groups[0]["rho"]] * len(ascent.parameters)
-        radius = self.radius
-        return [radius[parameter] for parameter in ascent.parameters]
-
-    def _displace(self, clean: Gradient) -> Displacement:
-        ascent = self._ascent(clean)
-        displacement, skipped = displace(ascent, self._radii(ascent))
-        if skipped is not None:
-            self.count_skipped_ascent(skipped.int())
-        return displacement
 
     def _check_closure(self, closure: Closure) -> None:
         """Refuse a closure that cannot do what the method needs, before anything has changed."""
@@ -347,43 +242,8 @@ class SharpnessAware(Optimizer):
         """The closure to evaluate at w + ε."""
         return closure
 
-    @property
-    def _keeps_gradient(self) -> bool:
-        """Whether the gradient at w is needed beside the one at w + ε."""
-        return self.reuse is not None or self.policy.reads_both
-
-    @contextmanager
-    def _climb(self, clean: Gradient) -> Iterator[Displacement]:
-        """Inside the block the weights are w + ε and BatchNorm's statistics are frozen; after it, w bit for bit."""
-        if self._keeps_gradient and torch.distributed.is_available() and torch.distributed.is_initialized():
-            # data-parallel gradients may be views of communication buffers, which the second pass overwrites
-            clean.tensors = [gradient.clone() for gradient in clean.tensors]
-        displacement = self._displace(clean)
-        if not self._keeps_gradient:
-            clean.tensors.clear()  # give the memory back before the second pass
-        try:
-            with self.frozen_batch_norms():
-                yield displacement
-        finally:
-            displacement.restore()
-
     def frozen_batch_norms(self) -> AbstractContextManager[None]:
         """Freeze the running statistics of BatchNorm (of every layer in the process) inside the block."""
         if self._batch_norms is None:
             self._batch_norms = living_batch_norms()
         return frozen(self._batch_norms)
-
-    def _load(self) -> None:
-        self._displacement = self._displace(_NOTHING)
-
-    def _leave(self) -> None:
-        if self._displacement is not None:
-            self.direction.leave(self, self._displacement)
-
-    def _unload(self) -> None:
-        if self._displacement is not None:
-            self._displacement.restore()
-            self._displacement = None
-
-
-_NOTHING = Gradient([], [])

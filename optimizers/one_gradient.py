@@ -1,0 +1,99 @@
+"""Steps whose ε is known beforehand: one gradient, taken at w + ε. With a closure, or without.
+
+With a closure the weights are w again after the step. Without one, `loss.backward(); optimizer.step()`, the gradient must
+be at w + ε already when the step begins: so w + ε stays loaded between steps, and `eval()` and `train()` swap the sides.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optimizers.closures import Closure
+from optimizers.displacement import Displacement, displace
+from optimizers.gradients import NOTHING
+from optimizers.scaling import Scaling
+
+if TYPE_CHECKING:
+    from optimizers.sharpness_aware import SharpnessAware
+
+
+class Side:
+    """Which weights the parameters hold between steps: w, or, between steps without a closure, w + ε."""
+
+    def __init__(self) -> None:
+        self.displacement: Displacement | None = None  # set while w + ε is loaded
+        self.closure_free = False
+        """Whether steps have been taken without a closure."""
+        self.training = True
+        """Whether `train()` was called later than `eval()`."""
+
+    def load(self, optimizer: SharpnessAware) -> None:
+        """Move the weights to w + ε."""
+        self.displacement = displace(optimizer, NOTHING)
+
+    def leave(self, optimizer: SharpnessAware) -> None:
+        """Let the direction see the gradient while the weights are still at w + ε; then load w."""
+        if self.displacement is not None:
+            optimizer.direction.leave(optimizer, self.displacement)
+        self.unload()
+
+    def unload(self) -> None:
+        """Load w, if it is not."""
+        if self.displacement is not None:
+            self.displacement.restore()
+            self.displacement = None
+
+
+def step(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> Any:
+    """A step with a closure, from w to w."""
+    side = optimizer._side
+    if side.displacement is None and optimizer._perturbs and optimizer.policy.ascend(optimizer, NOTHING):
+        side.load(optimizer)
+    try:
+        loss = optimizer._evaluate(closure, scaling)
+        side.leave(optimizer)
+    finally:
+        side.unload()
+    optimizer._descend(scaling)
+    return loss
+
+
+def step_without_closure(optimizer: SharpnessAware, scaler: torch.amp.GradScaler | None) -> None:
+    """A step along the gradients in `.grad`, which were taken at w + ε; loads the next w + ε."""
+    side, method = optimizer._side, type(optimizer).__name__
+    if optimizer.direction.needs_gradient:
+        raise RuntimeError(
+            f"{method} needs the gradient at w + ε as well, which only a closure can compute: "
+            "call step(closure) with a closure that zeroes the gradients, backpropagates and returns the loss"
+        )
+    if scaler is not None:
+        raise RuntimeError("without a closure the scaler drives the step: call scaler.step(optimizer)")
+    if not side.training:
+        raise RuntimeError(
+            "the clean weights are loaded since eval(); call optimizer.train() before computing gradients, "
+            "so that they are taken at w + ε"
+        )
+    if not side.closure_free:
+        side.closure_free = True
+        optimizer.policy.ascend(optimizer, NOTHING)  # of this step, whose ε is zero: there is no moment yet
+    optimizer.gradient_evaluations += 1
+    side.leave(optimizer)
+    optimizer._descend(Scaling(None))
+    if optimizer._perturbs and optimizer.policy.ascend(optimizer, NOTHING):
+        side.load(optimizer)
+
+
+def evaluate(optimizer: SharpnessAware) -> None:
+    """Load w until `train`."""
+    optimizer._side.unload()
+    optimizer._side.training = False
+
+
+def train(optimizer: SharpnessAware) -> None:
+    """Load w + ε again, if steps are taken without a closure."""
+    side = optimizer._side
+    side.training = True
+    if side.closure_free and side.displacement is None and optimizer._perturbs:
+        side.load(optimizer)
