@@ -3,8 +3,13 @@ r"""ESAM: perturb a random part of the tensors, and take the second gradient on 
     ε_i = ρ/β · g_i/‖g‖ with probability β for each tensor i, else 0
     g_s = ∇ of the mean loss at w + ε over the fraction γ of examples whose loss rose most (at least one)
 
-Which tensors move comes from a generator seeded with `seed` and the number of gradients so far. γ < 1 needs a `BatchClosure`, and one forward
-pass over the batch at w + ε to see which losses rose.
+‖g‖ is the norm of all tensors, so that ε is SAM's on average. (The authors' code takes the first gradient of the tensors
+to be moved alone, which is where it saves time, and their norm.) Which tensors move is a function of `seed` and the
+number of gradients so far. γ < 1 needs a `BatchClosure`, and one forward pass over the batch at w + ε to see which losses
+rose.
+
+Cost: 1 + γ gradients, as γ of the examples are in the second one, and the forward pass; `gradient_evaluations` counts 2.
+State: the clean copy of the tensors that move.
 
 Du et al. 2022, https://arxiv.org/abs/2110.03141
 """
@@ -16,6 +21,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from optimizers import draws
 from optimizers.closures import Closure, batch_closure
 from optimizers.directions import Ascent
 from optimizers.metrics import Euclidean, Metric
@@ -39,7 +45,7 @@ class RandomTensors(Metric):
         if self.beta == 1 or not ascent.parameters:
             return ascent
         # on the host: no two replicas choose differently, and nothing waits for the device
-        generator = torch.Generator().manual_seed(self.seed + optimizer.gradient_evaluations)
+        generator = draws.generator(self.seed, optimizer.gradient_evaluations)
         chosen = torch.rand(len(ascent.parameters), generator=generator) < self.beta
         moved = [(p, v) for p, v, move in zip(ascent.parameters, ascent.vectors, chosen.tolist(), strict=True) if move]
         assert isinstance(ascent.scale, torch.Tensor)

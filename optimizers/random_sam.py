@@ -2,8 +2,7 @@ r"""Random perturbation: a Gaussian direction of length ρ, the control experime
 
     ε = ρ z/‖z‖,   z ~ N(0, I);   one gradient a step
 
-The noise of step t comes from a generator seeded with (seed, t), so asking for ε changes nothing and a resumed run
-draws the same. Of a sharded parameter (FSDP2) each rank draws the whole and keeps its part, so training is that of one
+The noise of step t is a function of (seed, t), so asking for ε changes nothing and a resumed run draws the same. Of a sharded parameter (FSDP2) each rank draws the whole and keeps its part, so training is that of one
 process. BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
 """
 
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from optimizers import draws
 from optimizers.directions import Ascent, Direction
 from optimizers.gradients import Gradient
 from optimizers.norms import shard_of
@@ -40,7 +40,9 @@ class Noise(Direction):
         if self.steps == 0:
             return Ascent([], [])
         parameters = [parameter for parameter in optimizer._parameters if parameter.requires_grad]
-        generators = {p.device: torch.Generator(p.device).manual_seed(self.seed + self.steps) for p in parameters}
+        generators = {
+            device: draws.generator(self.seed, self.steps, device) for device in {p.device for p in parameters}
+        }
         noise = [
             shard_of(torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generators[p.device]), p)
             for p in parameters

@@ -123,7 +123,8 @@ def m_sam(problem, w, batch, memory):
 def esam(problem, w, batch, memory):
     x, y = problem.batch(batch)
     g = problem.gradient(w, batch)
-    generator = torch.Generator().manual_seed(5 + 2 * memory.get("t", 0) + 1)
+    seed = 5 * 0x9E3779B1 + 2 * memory.get("t", 0) + 1  # and the number of gradients so far
+    generator = torch.Generator().manual_seed(seed % 2**32)
     memory["t"] = memory.get("t", 0) + 1
     head, tail = (torch.rand(2, generator=generator) < 0.5).tolist()
     mask = torch.cat([torch.full((3,), float(head)), torch.full((3,), float(tail))]).double()
@@ -248,3 +249,24 @@ def test_random_perturbation_has_its_length(base):
         torch.testing.assert_close(torch.cat([p.grad for p in model.parameters()]), expected, rtol=0, atol=1e-12)
         assert noise[-1].norm() == pytest.approx(0.3, rel=1e-12)
     assert not torch.equal(noise[0], noise[1])
+
+
+@pytest.mark.parametrize("method", ["random", "esam"])
+def test_draws_of_one_seed_are_not_those_of_the_next(method):
+    """Not shifted by some steps either: runs over seeds are to be independent."""
+    patterns = set()
+    for seed in range(3):
+        parameters = [torch.nn.Parameter(torch.ones(())) for _ in range(40)]
+        base = torch.optim.SGD(parameters, lr=0.0)
+        optimizer = create(method, base, rho=0.1, seed=seed, **({"gamma": 1.0} if method == "esam" else {}))
+
+        def closure(optimizer=optimizer, parameters=parameters):
+            optimizer.zero_grad()
+            loss = torch.stack(list(parameters)).square().sum()
+            loss.backward()
+            return loss
+
+        for _ in range(8):
+            optimizer.step(closure)
+            patterns.add(tuple(float(epsilon.sign()) for epsilon in optimizer.perturbation()))
+    assert len(patterns) == 3 * 8
