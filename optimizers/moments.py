@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,6 +19,17 @@ def moment(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
         if (found := state.get(key)) is not None:
             return found
     return None
+
+
+def check_moments(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Raise `ValueError` if `optimizer` has a state for these parameters, but no first moment in it."""
+    kept = {key for parameter in parameters for key in optimizer.state.get(parameter, {})}
+    if kept and not kept & set(_KEYS):
+        raise ValueError(
+            f"expected a base optimizer that keeps a first moment ({' or '.join(_KEYS)}) to climb along, got "
+            f"{type(optimizer).__name__}, which keeps {', '.join(sorted(kept))}; use SGD with momentum or one of the "
+            "Adam family, for example"
+        )
 
 
 def first_moment(optimizer: Optimizer) -> list[Tensor]:

@@ -5,11 +5,14 @@ r"""Momentum-SAM: climb along the momentum that the optimizer has already, for t
 The minus is the paper's: ε points along the coming descent step, where the loss of the *next* minibatches rises. v = 0
 at first, so the first gradient is clean. With SGD v is the momentum buffer; with the Adam family the raw `exp_avg`, no
 bias correction and no division by √v (the paper's AdamW-MSAM). ρ is about ten times SAM's and stays constant: tied
-to the learning rate, MSAM turns into Nesterov's method. Vision transformers need ρ = 0 during warm-up.
+to the learning rate, MSAM turns into Nesterov's method. Vision transformers need ρ = 0 during warm-up:
+`policy=Between(start=warmup_steps)`.
 
 Weight decay acts at w. The authors' code lets SGD's act at w + ε: `weight_decay_at="perturbed"`.
 
 There is no pass at w, so BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
+
+Cost: one gradient. State: the clean weights, one copy, while w + ε is loaded.
 
 Becker, Altrock, Risse 2024, https://arxiv.org/abs/2401.12033
 """
@@ -25,7 +28,7 @@ from optimizers import norms
 from optimizers.directions import Ascent, Direction
 from optimizers.displacement import Displacement
 from optimizers.gradients import Gradient
-from optimizers.moments import moment
+from optimizers.moments import check_moments, moment
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
 
@@ -51,6 +54,7 @@ class Momentum(Direction):
                     f"expected a base optimizer with momentum to climb along, got {type(optimizer.base).__name__} "
                     f"with momentum=0 in parameter group {index}; give it, for example, momentum=0.9"
                 )
+        check_moments(optimizer.base, optimizer._parameters)
         if self.weight_decay_at == "perturbed" and not isinstance(optimizer.base, torch.optim.SGD):
             raise ValueError(
                 'weight_decay_at="perturbed" is for the coupled decay of torch.optim.SGD, as in the authors\' code; '
@@ -71,6 +75,8 @@ class Momentum(Direction):
         """The first moments of all trainable parameters that have one."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         moments = [(p, v) for p in parameters if (v := moment(optimizer.base, p)) is not None]
+        if not moments:
+            check_moments(optimizer.base, parameters)
         return Ascent([p for p, _ in moments], norms.shards([v for _, v in moments]))
 
 

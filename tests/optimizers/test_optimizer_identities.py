@@ -270,6 +270,15 @@ def test_bad_input_is_named():
         optimizers.SAM(torch.optim.Adadelta([parameter]))
     with pytest.raises(ValueError, match="expected a base optimizer with momentum to climb along, got SGD"):
         optimizers.MSAM(torch.optim.SGD([parameter], lr=0.1))
+    with pytest.raises(
+        ValueError, match=r"keeps a first moment .* got Adagrad, which keeps step, sum; use SGD with mom"
+    ):
+        create("msam", torch.optim.Adagrad([parameter]))
+    late = create("msam", torch.optim.Adafactor([parameter]))  # its state comes with its first step
+    late.step(lambda: parameter.sum().backward())
+    with pytest.raises(ValueError, match=r"got Adafactor, which keeps .*variance"):
+        late.step(lambda: parameter.sum().backward())
+    parameter.grad = None
     with pytest.raises(ValueError, match="is_normalisation holds for none of the 1 parameters"):
         create("sam_on", BASES["sgd"]([parameter])).step(lambda: parameter.sum().backward())
     with pytest.warns(UserWarning, match="rho = 0.05 is far from the 1.0 to 6.0 that MSAM's paper uses"):
