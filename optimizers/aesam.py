@@ -3,9 +3,12 @@ r"""AE-SAM: climb where the gradient is long beside its recent past, which is wh
     μ_t = δ μ_{t−1} + (1−δ) ‖g_t‖²,   s²_t = δ s²_{t−1} + (1−δ)(‖g_t‖² − μ_t)²
     climb iff ‖g_t‖² ≥ μ_t + c_t s_t,   c_t = (t/T) λ₁ + (1 − t/T) λ₂
 
-With λ₁ = −1 and λ₂ = 1 climbs become more frequent. Both averages start from 0. The host reads ‖g‖ once a step.
+With λ₁ = −1 and λ₂ = 1 climbs become more frequent from the first step to step T = `total_steps`; without that c stays
+halfway, at 0. Both averages start from 0. A gradient that is not finite never climbs and leaves them alone.
 
-Jiang, Yang, Zhang, Kwok 2023, "An adaptive policy to employ sharpness-aware minimization" (ICLR)
+Cost: one gradient, and a second where the first is long. State: two numbers. The host reads ‖g‖ once a step.
+
+Jiang, Yang, Zhang, Kwok 2023, https://arxiv.org/abs/2304.14647
 """
 
 from __future__ import annotations

@@ -6,7 +6,12 @@ m follows the clean gradients (fed with the already subtracted ones it would end
 still contain the rest). As in the authors' code m_0 = g_0 and d_0 = g_0. That code subtracts m_{t−1} (`previous=True`):
 for σ = 1 the same direction, since g − m_t = λ (g − m_{t−1}).
 
-`lmbda="auto"` learns λ from the gradients themselves, for an eleventh of a copy more; see `optimizers/tracking.py`.
+For σ = 1 ε is along g − m_{t−1}, too: λ says how old the average is, not how much of it is taken away.
+
+`lmbda="auto"` learns λ from the gradients themselves, for an eleventh of a copy more; see `optimizers/tracking.py`. A
+gradient that is not finite is left out of m.
+
+Cost: two gradients. State: m, one copy; the clean weights beside it during a step.
 
 Li, Zhou, He, Cheng, Huang 2024, https://arxiv.org/abs/2403.12350
 """

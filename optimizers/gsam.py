@@ -2,7 +2,10 @@ r"""GSAM: descend on the perturbed loss and, at a right angle to that, close the
 
     d = g_s − α g_⊥,   g_⊥ = g − ⟨g, g_s⟩/‖g_s‖² · g_s
 
-With `rho_min`, ρ follows the learning rate η linearly, from ρ at the largest η down to ρ_min at η = `lr_min`.
+The base steps against d, so along +g_⊥: to first order that leaves L(w + ε) as it is and raises L(w), which closes the gap
+between the two. With `rho_min`, ρ follows the learning rate η linearly, from ρ at the largest η down to ρ_min at η = `lr_min`.
+
+Cost: two gradients. State: none between steps; g beside the clean weights during one.
 
 Zhuang et al. 2022, https://arxiv.org/abs/2203.08065
 """

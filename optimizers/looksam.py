@@ -5,6 +5,8 @@ r"""LookSAM: climb on every k-th step, and in between reuse the part of the pert
 
 Norms and products are global, over all tensors at once. α = 0.7 is for vision transformers; 0.1 suits CIFAR networks.
 
+Cost: 1 + 1/k gradients a step. State: g_v, one copy; g and the clean weights while a step climbs, when g_v is dropped.
+
 Liu, Mai, Chen, Hsieh, You 2022, https://arxiv.org/abs/2203.02714
 """
 

@@ -5,9 +5,14 @@ mean of the blocks' variances). At the start of every window of K steps the numb
 
     s ← clip(s (1 + α₁ r_q + α₂ r_v), 1, ⌊0.8 K⌋),   r = mean relative change along the history, clipped to [−1, 1]
 
-Exactly ⌊s⌋ steps of the window climb, at random places. The first `warmup` steps all climb (the paper: 3 epochs). Between
-climbs d = g + γ^j h. A history shorter than K, as with small data sets, is used as it is. The norms are those of all
-tensors (the authors' code takes the last ten), and the host reads them once a window.
+Exactly ⌊s⌋ steps of the window climb, at random places: each with probability ⌊s⌋/K, and all that are left when no more
+steps than climbs are. The first `warmup` steps all climb (the paper: 3 epochs). The j-th step after a climb descends
+along g + γ^j h, from the seventh on along g. The history is that of the last K climbs, so s moves slowly where climbs are
+few; a shorter one, as with small data sets, is used as it is. The norms are those of all tensors (the authors' code takes
+the last ten).
+
+Cost: from 1 + 1/K to 1 + ⌊0.8K⌋/K gradients a step after the warm-up. State: h, one copy, and 3K numbers; g and the clean
+weights while a step climbs, when h is dropped. The host reads the norms once a window.
 
 Deng et al. 2024, https://arxiv.org/abs/2403.08821
 """

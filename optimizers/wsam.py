@@ -2,6 +2,11 @@ r"""WSAM: sharpness as a regulariser of its own weight, γ/(1−γ), which is 1 
 
     d = g + γ/(1−γ) (g_s − g)
 
+The whole of d is what the base optimizer sees. (The authors' code can also take the sharpness out of the base and add it
+to the step as it is, a variant of its own: their `decouple=True`.)
+
+Cost: two gradients. State: none between steps; g beside the clean weights during one.
+
 Yue et al. 2023, https://arxiv.org/abs/2305.15817
 """
 
