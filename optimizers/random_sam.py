@@ -2,8 +2,8 @@ r"""Random perturbation: a Gaussian direction of length ρ, the control experime
 
     ε = ρ z/‖z‖,   z ~ N(0, I);   one gradient a step
 
-The noise of step t is a function of (seed, t), so asking for ε changes nothing and a resumed run draws the same. Of a sharded parameter (FSDP2) each rank draws the whole and keeps its part, so training is that of one
-process. BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
+The noise of step t is a function of (seed, t), so asking for ε changes nothing and a resumed run draws the same. Of a
+sharded parameter (FSDP2) each rank draws the whole and keeps its part, so training is that of one process. BatchNorm gathers its statistics at w + ε: estimate them anew before evaluation.
 """
 
 from __future__ import annotations

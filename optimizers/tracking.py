@@ -9,7 +9,8 @@ so the best K is the one with the least E‖e‖², and that can be seen without
 the recursive prediction-error method with a Gauss-Newton step (Ljung and Söderström 1983, chapter 3). K settles where
 errors are uncorrelated with those before: small when gradients settle under noise, close to 1 while they turn slowly
 and noise is little; for a random walk under noise it is the Kalman gain (Muth 1960). Where the full gradient turns
-faster than a step can foresee, m_t ends nearer to it with a larger K, because g_t is in m_t; the perturbation does not.
+faster than a step can foresee, a larger K brings m_t nearer to it, because m_t holds g_t; the perturbation, along
+g_t − m_{t−1}, holds no less of it for that.
 
 ψ is kept for every eleventh entry of each tensor only: an inner product needs no more.
 """
