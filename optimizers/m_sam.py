@@ -28,7 +28,7 @@ from optimizers.sharpness_aware import SharpnessAware
 
 
 @register(
-    "m_sam", cost="2", state="1 during the step (n/m by vmap)", reference="Foret et al. 2021", rho_range=(0.02, 0.5)
+    "m_sam", cost="2", state="2 during the step (n/m by vmap)", reference="Foret et al. 2021", rho_range=(0.02, 0.5)
 )
 class MicroSAM(SharpnessAware):
     """One perturbation for every m examples, the gradients averaged; `vectorize=True` takes them all at once."""
