@@ -178,8 +178,9 @@ class KrylovDecomposition:
     def noise(self) -> float:
         """What the products made show of their own errors e_j, without another one: an estimate of ‖e_j‖.
 
-        (B − Bᵀ)_ij = v_i·e_j − v_j·e_i, whose variance is 2‖e‖²/n for errors that know nothing of V. Infinite where too
-        few products were made to tell, and where the basis is kept coarser than it was computed.
+        (B − Bᵀ)_ij = v_i·e_j − v_j·e_i, whose variance is 2‖e‖²/n for errors that know nothing of V. The rounding of the
+        inner products themselves counts in, which makes it too large for long vectors. Infinite where too few products
+        were made to tell, and where the basis is kept coarser than it was computed.
         """
         matrix, _ = self._parts()
         j = matrix.shape[0]

@@ -34,7 +34,7 @@ NEARLY = 3  # times the tolerance: starting vectors further than this from invar
 NEAR = 30  # times the tolerance: from here on no product is begun before the last one's residuals are known
 INTERRUPTED = "interrupted"
 IDLE = 50  # restarts without progress after which the next ones promise none either
-CAUTION = 10  # times the products' estimated error: what a residual must have to spare not to be checked by a product
+CAUTION = 4  # times the products' estimated error: what a residual needs to spare not to be checked by a product
 BASIS_BYTES = 4 << 30  # where `max_basis` is not given, the basis grows up to this size before it is restarted
 
 
