@@ -2,8 +2,9 @@
 
     runs/<name>/analyses/<analysis>-<step>-<key>.h5
 
-The key is a digest of what was asked (analysis, checkpoint, split, examples, options, precision), so other options make
-another file. Each file is a Dataset that xarray and plain h5py open, written whole or not at all.
+The key is a digest of what was asked (analysis, split, examples, precision, and every option, those left at their
+defaults too) and of what the checkpoint holds, so that other options, another default or other weights make another
+file. Each file is a Dataset that xarray and plain h5py open, written whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import torch
 import xarray as xr
 
 from analyses import registry
+from analyses.subject_key import contents_key
 from landscape import distributed
 from landscape.atomic_file import atomic_file
 from landscape.run import Run
 
-FORMAT = 1  # raise it when an analysis changes what it computes, so that older files are computed again
+FORMAT = 2  # raise it when an analysis changes what it computes, so that older files are computed again
 
 
 class DamagedAnalysis(ValueError):
@@ -34,16 +36,17 @@ def analysis_path(
     run: Run, name: str, step: int, *, split: str, examples: int | None, dtype: str | None, options: dict[str, Any]
 ) -> Path:
     """Where the analysis `name` of the checkpoint at `step` is kept."""
-    given = _plain(name, options)
-    defaults = _plain(name, {key: option.default for key, option in registry.get(name).options.items()})
+    # every option with its value, defaults too: where a release changes a default, it asks another question
+    defaults = {key: option.default for key, option in registry.get(name).options.items()}
     asked = {
         "format": FORMAT,
         "analysis": name,
         "step": step,
+        "contents": contents_key(run, step),
         "split": split,
         "examples": examples,
         "dtype": dtype,
-        "options": {key: value for key, value in given.items() if key not in defaults or value != defaults[key]},
+        "options": _plain(name, defaults | options),
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return run.path / "analyses" / f"{name}-{step:08d}-{digest[:10]}.h5"
