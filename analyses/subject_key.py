@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
@@ -46,5 +47,6 @@ def _digest(path: Path, *_state: int) -> str:
     return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+def _bytes(tensor: Tensor) -> Any:
+    """The tensor's bytes as an array, whatever its dtype."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
