@@ -88,7 +88,8 @@ def step_without_closure(optimizer: SharpnessAware, scaler: torch.amp.GradScaler
     if optimizer.direction.needs_gradient:
         raise RuntimeError(
             f"{method} needs the gradient at w + ε as well, which only a closure can compute: "
-            "call step(closure) with a closure that zeroes the gradients, backpropagates and returns the loss"
+            "call step(closure) with a closure that zeroes the gradients, backpropagates and returns the loss "
+            "(under Hugging Face's Trainer: class Mine(optimizers.HuggingFaceSteps, Trainer))"
         )
     if scaler is not None:
         raise RuntimeError("without a closure the scaler drives the step: call scaler.step(optimizer)")
