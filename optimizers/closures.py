@@ -86,6 +86,7 @@ class BatchClosure:
 
     def losses_now(self) -> Tensor:
         """The loss of each example at the present weights, (n,); costs one forward pass."""
+        torch.clear_autocast_cache()  # around a whole step, it holds the weights of another pass
         outputs = []
         with torch.no_grad():
             for part, _ in self._parts():
@@ -107,6 +108,7 @@ class BatchClosure:
         Data-parallel replicas average their products, as they do their gradients.
         """
         replicas = self.model if isinstance(self.model, DistributedDataParallel) else None
+        torch.clear_autocast_cache()
         whole: list[Tensor] = []
         for part in self.split(self.at_once or max(1, len(self))):
             if replicas is not None:

@@ -55,7 +55,9 @@ class MicroSAM(SharpnessAware):
             )
 
     def _gather(self, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
-        batch = batch_closure(closure if again is None else again, "m-SAM splits the batch")
+        whole = closure if again is None else again
+        assert whole is not None
+        batch = batch_closure(whole, "m-SAM splits the batch")
         self._check_closure(batch)
         size = self.micro_batch or len(batch)
         if self.vectorize and self._perturbs and len(batch) % size == 0 and scaling.scaler is None:
