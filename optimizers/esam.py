@@ -87,5 +87,5 @@ class ESAM(SharpnessAware):
             return closure
         batch = batch_closure(closure, "ESAM")
         assert batch.outputs is not None
-        rise = batch.losses(batch.model(batch.inputs)) - batch.losses(batch.outputs)
+        rise = batch.losses_now() - batch.losses(batch.outputs)
         return batch.select(rise.topk(max(1, round(self.gamma * len(batch)))).indices)

@@ -6,13 +6,15 @@ be at w + ε already when the step begins: so w + ε stays loaded between steps,
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optimizers.closures import Closure
+from optimizers.closures import BatchClosure, Closure
 from optimizers.displacement import Displacement, displace
 from optimizers.gradients import NOTHING
+from optimizers.own_gradients import drop, own_gradients
 from optimizers.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ class Side:
         """Whether steps have been taken without a closure."""
         self.training = True
         """Whether `train()` was called later than `eval()`."""
+
+    @property
+    def displaces(self) -> bool:
+        """Whether any parameter is away from w."""
+        return self.displacement is not None and bool(self.displacement.parameters)
 
     def load(self, optimizer: SharpnessAware) -> None:
         """Move the weights to w + ε."""
@@ -46,17 +53,32 @@ class Side:
             self.displacement = None
 
 
-def step(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> Any:
-    """A step with a closure, from w to w."""
+def gather(optimizer: SharpnessAware, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
+    """The pass of a step with a closure, from w to w; leaves the gradient at w + ε in `.grad`.
+
+    A closure may add to gradients taken where the weights are: at w if the step does not move them, or at the w + ε that
+    was loaded before. With `again` what was gathered at w is taken anew; batch normalisation has seen the batch by then.
+    """
     side = optimizer._side
+    loss = optimizer._evaluate(closure, scaling) if again is not None else None
+    moved = False
     if side.displacement is None and optimizer._perturbs and optimizer.policy.ascend(optimizer, NOTHING):
         side.load(optimizer)
+        moved = side.displaces
     try:
-        loss = optimizer._evaluate(closure, scaling)
+        if again is not None:
+            if moved:
+                drop(optimizer._parameters)
+                with optimizer.frozen_batch_norms():
+                    optimizer._evaluate(again, scaling)
+        else:
+            assert closure is not None
+            known = isinstance(closure, BatchClosure) and closure.own
+            with own_gradients(optimizer._parameters, closure) if moved or known else nullcontext():
+                loss = optimizer._evaluate(closure, scaling)
         side.leave(optimizer)
     finally:
         side.unload()
-    optimizer._descend(scaling)
     return loss
 
 
@@ -66,7 +88,8 @@ def step_without_closure(optimizer: SharpnessAware, scaler: torch.amp.GradScaler
     if optimizer.direction.needs_gradient:
         raise RuntimeError(
             f"{method} needs the gradient at w + ε as well, which only a closure can compute: "
-            "call step(closure) with a closure that zeroes the gradients, backpropagates and returns the loss"
+            "call step(closure) with a closure that zeroes the gradients, backpropagates and returns the loss "
+            "(under Hugging Face's Trainer: class Mine(optimizers.HuggingFaceSteps, Trainer))"
         )
     if scaler is not None:
         raise RuntimeError("without a closure the scaler drives the step: call scaler.step(optimizer)")

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from optimizers import displacement, micro_batches, one_gradient, saved_state, two_gradients
 from optimizers.axis import Axis
 from optimizers.batch_norm import frozen, living_batch_norms
-from optimizers.closures import Closure, batch_closure
+from optimizers.closures import BatchClosure, Closure, batch_closure
 from optimizers.combinations import check_base, check_combination, check_names
 from optimizers.directions import Direction, Steepest
 from optimizers.gradients import Gradient
@@ -36,6 +36,7 @@ from optimizers.policies import Always, Policy
 from optimizers.radius import check_radius, warn_about_radius
 from optimizers.reuse import Reuse
 from optimizers.scaling import Scaling
+from optimizers.trainer_closures import refuse_skipped_steps, unwrapped
 
 
 class SharpnessAware(Optimizer):
@@ -125,7 +126,13 @@ class SharpnessAware(Optimizer):
                 param_group.setdefault(name, value)
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None, *, scaler: torch.amp.GradScaler | None = None) -> Any:
+    def step(
+        self,
+        closure: Closure | None = None,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        again: Closure | None = None,
+    ) -> Any:
         """Take one step; return the loss of the first pass.
 
         `closure` zeroes the gradients, computes the loss, backpropagates and returns it; it is called as often as the
@@ -136,21 +143,31 @@ class SharpnessAware(Optimizer):
         calling `scaler.step(optimizer)`; `scaler.update()` follows as usual. The base step is skipped where gradients
         are not finite.
 
+        `again` is for trainers that accumulate by themselves: the gradient at w is being gathered in `.grad`, `closure`
+        adds the last part of it (or is left out if nothing is missing), and `again()` computes all of it anew wherever
+        it is needed. Methods of one gradient then take two.
+
         Raises `RuntimeError` if a closure is missing, or if it adds to gradients of an earlier backward pass.
         """
         if self.rho_schedule is not None:
             for group in self.param_groups:
                 group["rho"] = self.rho_schedule(group)
         check_radius(self)
-        if closure is None:
+        if closure is None and again is None:
             return one_gradient.step_without_closure(self, scaler)
+        closure, finish = unwrapped(closure)
+        if closure is not None:
+            refuse_skipped_steps()
+        for known in (closure, again):
+            if isinstance(known, BatchClosure):
+                scaler = known.scale_by(scaler)
         scaling = Scaling(scaler)
         if self.direction.needs_gradient:
-            self._check_closure(closure)
-            loss = self._gather(closure, scaling)
-            self._descend(scaling)
-            return loss
-        return one_gradient.step(self, closure, scaling)
+            loss = self._gather(closure, scaling, again)
+        else:
+            loss = one_gradient.gather(self, closure, scaling, again)
+        self._descend(scaling, finish)
+        return loss
 
     @torch.no_grad()
     def perturbation(self) -> list[Tensor]:
@@ -211,21 +228,31 @@ class SharpnessAware(Optimizer):
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         return Gradient(parameters, shards([p.grad for p in parameters if p.grad is not None]))
 
-    def _gather(self, closure: Closure, scaling: Scaling) -> Any:
+    def _gather(self, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
         """All passes of a step that looks at w first; leaves the descent direction in `.grad`."""
+        whole = closure if again is None else again
+        assert whole is not None
+        self._check_closure(whole)
+        if again is not None and self.no_sync is not None:
+            raise ValueError("no_sync keeps replicas apart in the pass at w, which again= takes for done; drop either")
         if self.micro_batch is None or not self._perturbs:
-            return two_gradients.passes(self, closure, scaling)
-        return micro_batches.passes(self, closure, scaling, self.micro_batch)
+            return two_gradients.passes(self, closure, scaling, again)
+        return micro_batches.passes(self, whole, scaling, self.micro_batch)
 
-    def _evaluate(self, closure: Closure, scaling: Scaling) -> Any:
+    def _evaluate(self, closure: Closure | None, scaling: Scaling) -> Any:
+        """One pass, into `.grad`; None stands for one that somebody else has taken."""
+        torch.clear_autocast_cache()  # around the whole step, it would hold the weights before they were moved
         with torch.enable_grad():
-            loss = closure()
+            loss = None if closure is None else closure()
         self.gradient_evaluations += 1
         scaling.unscale(self._gradients())
         return loss
 
-    def _descend(self, scaling: Scaling) -> None:
+    def _descend(self, scaling: Scaling, finish: Callable[[], object] | None = None) -> None:
         self.direction.conclude(self)
+        if finish is not None:
+            with torch.enable_grad():
+                finish()
         scaling.step(self.base, self._gradients())
 
     @property
