@@ -40,7 +40,8 @@ class Adaptive(Metric):
         stretch = self._stretch(optimizer, ascent.parameters)
         if not ascent.parameters:
             return ascent
-        stretched = list(torch._foreach_mul(ascent.vectors, stretch))
+        vectors = [norms.widened(vector) for vector in ascent.vectors]  # |w|·g of small numbers is 0 in float16
+        stretched = list(torch._foreach_mul(vectors, stretch))
         scale = norms.norm(stretched, ascent.parameters)
         torch._foreach_mul_(stretched, stretch)
         return Ascent(ascent.parameters, stretched, scale, disposable=True)
@@ -51,7 +52,9 @@ class Adaptive(Metric):
             self._bias = {p: any("bias" in name for _, name in held[p]) for p in parameters}
         eta = {p: group["eta"] for group in optimizer.param_groups for p in group["params"]}
         return [
-            torch.ones_like(local) if self._bias[parameter] else local.abs().add_(eta[parameter])
+            torch.ones_like(local, dtype=norms.accumulator(local.dtype))
+            if self._bias[parameter]
+            else norms.widened(local).abs().add_(eta[parameter])
             for parameter, local in zip(parameters, norms.shards(parameters), strict=True)
         ]
 

@@ -88,4 +88,6 @@ class ESAM(SharpnessAware):
         batch = batch_closure(closure, "ESAM")
         assert batch.outputs is not None
         rise = batch.losses(batch.model(batch.inputs)) - batch.losses(batch.outputs)
+        if any(group.get("maximize", False) for group in self.param_groups):
+            rise = -rise
         return batch.select(rise.topk(max(1, round(self.gamma * len(batch)))).indices)

@@ -27,7 +27,7 @@ from optimizers import displacement, micro_batches, one_gradient, saved_state, t
 from optimizers.axis import Axis
 from optimizers.batch_norm import frozen, living_batch_norms
 from optimizers.closures import Closure, batch_closure
-from optimizers.combinations import check_base, check_combination, check_names
+from optimizers.combinations import check_base, check_combination, check_names, check_parameters
 from optimizers.directions import Direction, Steepest
 from optimizers.gradients import Gradient
 from optimizers.metrics import Euclidean, Metric
@@ -92,6 +92,7 @@ class SharpnessAware(Optimizer):
             defaults |= axis.group_defaults
         check_names(base, defaults)
         super().__init__(base.param_groups, base.defaults | defaults)
+        check_parameters(self)
         check_combination(self)
         check_radius(self)
         warn_about_radius(self)
@@ -231,7 +232,12 @@ class SharpnessAware(Optimizer):
     @property
     def radius(self) -> dict[Tensor, float]:
         """ρ of each parameter, with the direction's sign: ε = radius · d/‖d‖."""
-        return {p: self.direction.sign * group["rho"] for group in self.param_groups for p in group["params"]}
+        return {p: self.signed_radius(group) for group in self.param_groups for p in group["params"]}
+
+    def signed_radius(self, group: dict[str, Any]) -> float:
+        """ρ of a group with the direction's sign: where a loss is maximised, the worst is where it is least."""
+        rho: float = self.direction.sign * group["rho"]
+        return -rho if self.direction.turns and group.get("maximize", False) else rho
 
     def _check_closure(self, closure: Closure) -> None:
         """Refuse a closure that cannot do what the method needs, before anything has changed."""
