@@ -63,6 +63,8 @@ class RandomTensors(Metric):
 class ESAM(SharpnessAware):
     """Perturb tensors with probability β; second gradient on the fraction γ of examples whose loss rose most."""
 
+    settings = (*SharpnessAware.settings, "gamma")
+
     def __init__(
         self,
         base: Optimizer,

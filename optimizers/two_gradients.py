@@ -21,7 +21,7 @@ def passes(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> Any
     """One pass, or two where the policy says so; leaves the descent direction in `.grad`, returns the first loss."""
     direction, policy, reuse = optimizer.direction, optimizer.policy, optimizer.reuse
     active = optimizer._perturbs
-    climb = active and not policy.reads_gradient and policy.ascend(optimizer, NOTHING)
+    climb = not policy.reads_gradient and policy.ascend(optimizer, NOTHING) and active  # time passes at ρ = 0, too
     local = optimizer.no_sync() if optimizer.no_sync is not None and climb else nullcontext()
     with local, refuse_accumulation(optimizer._parameters):
         loss = optimizer._evaluate(closure, scaling)
