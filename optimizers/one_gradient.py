@@ -69,7 +69,6 @@ def step(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> Any:
     finally:
         side.unload()
     optimizer._descend(scaling)
-    side.climbs = None
     return loss
 
 
@@ -94,7 +93,6 @@ def step_without_closure(optimizer: SharpnessAware, scaler: torch.amp.GradScaler
     optimizer.gradient_evaluations += 1
     side.leave(optimizer)
     optimizer._descend(Scaling(None))
-    side.climbs = None
     if side.decide(optimizer):
         side.load(optimizer)
 
@@ -118,10 +116,12 @@ def clean(optimizer: SharpnessAware) -> Iterator[None]:
     """Inside the block w is loaded; after it the side of before."""
     side = optimizer._side
     training, away = side.training, side.displacement is not None
-    evaluate(optimizer)
+    with torch.no_grad():
+        evaluate(optimizer)
     try:
         yield
     finally:
         side.training = training
         if away and side.displacement is None:
-            side.load(optimizer)
+            with torch.no_grad():
+                side.load(optimizer)

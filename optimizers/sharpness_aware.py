@@ -253,6 +253,7 @@ class SharpnessAware(Optimizer):
     def _descend(self, scaling: Scaling) -> None:
         self.direction.conclude(self)
         scaling.step(self.base, self._gradients())
+        self._side.climbs = None  # of the step that is done
 
     @property
     def radius(self) -> dict[Tensor, float]:

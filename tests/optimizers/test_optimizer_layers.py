@@ -93,13 +93,14 @@ def test_layers_that_come_later_are_frozen_too(method):
 
 def test_the_class_answers_only_inside_the_block():
     layer = nn.BatchNorm1d(3)
-    with pytest.raises(KeyError), batch_norm.all_frozen():
+    with batch_norm.all_frozen():
         with batch_norm.all_frozen(), batch_norm.frozen_batch_norm(layer):
             assert not layer.track_running_stats
         assert not layer.track_running_stats
         layer.track_running_stats = True  # for later
         assert not layer.track_running_stats
         assert not nn.BatchNorm2d(3).track_running_stats
+    with pytest.raises(KeyError), batch_norm.all_frozen():
         raise KeyError
     assert layer.track_running_stats
     assert "track_running_stats" not in vars(nn.modules.batchnorm._BatchNorm)
