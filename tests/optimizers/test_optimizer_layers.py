@@ -80,7 +80,9 @@ def test_layers_that_come_later_are_frozen_too(method):
     step(training)
     training.model.body[5] = nn.BatchNorm1d(8, affine=False)
     training.model.body[1] = nn.SyncBatchNorm.convert_sync_batchnorm(training.model.body[1])
-    training.model.body[1].forward = nn.BatchNorm1d.forward.__get__(training.model.body[1])  # no group of processes here
+    training.model.body[1].forward = nn.BatchNorm1d.forward.__get__(
+        training.model.body[1]
+    )  # no group of processes here
     outside = nn.BatchNorm1d(3, affine=False)
     head = training.model.head.forward
     training.model.head.forward = lambda x: outside(head(x))

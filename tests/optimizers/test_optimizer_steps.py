@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from optimizer_training import BASES, CLOSURE_FREE, Net, Smooth, Training, create, over_methods, same
-from torch import nn
+from optimizer_training import CLOSURE_FREE, Net, Smooth, Training, over_methods, same
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim.swa_utils import AveragedModel
 
@@ -99,7 +98,7 @@ def test_clean_weights_for_averages_and_files(method):
     with training.optimizer.clean():
         averaged.update_parameters(training.model)
         inside = training.weights()
-        with pytest.raises(RuntimeError, match="call optimizer.train|which only a closure can compute"):
+        with pytest.raises(RuntimeError, match=r"call optimizer.train|which only a closure can compute"):
             training.optimizer.step()
     assert same(training.weights(), away)
     assert same([p.detach() for p in averaged.module.parameters()], inside)
@@ -206,9 +205,14 @@ def broken_states(method):
     yield "no axes", good | {"sharpness_aware": entry | {"axes": {}}}
     yield "other parameters", good | {"sharpness_aware": entry | {"state": {99: {"x": torch.ones(2)}}}}
     yield "other weights", good | {"sharpness_aware": entry | {"clean": {0: torch.ones(2, 2, 2)}}}
-    yield "a counter of another kind", good | {
-        "sharpness_aware": entry | {"axes": {n: dict.fromkeys(s, "x") | {"bad": 0} for n, s in entry["axes"].items()}}
-    }
+    yield (
+        "a counter of another kind",
+        good
+        | {
+            "sharpness_aware": entry
+            | {"axes": {n: dict.fromkeys(s, "x") | {"bad": 0} for n, s in entry["axes"].items()}}
+        },
+    )
 
 
 @over_methods
@@ -218,7 +222,6 @@ def test_a_refused_state_changes_nothing(method):
         before = copy.deepcopy(whole_state(training))
         with pytest.raises((ValueError, KeyError)):
             training.optimizer.load_state_dict(copy.deepcopy(state))
-            pytest.fail(reason)
         assert same(whole_state(training), before), reason
         training.run(2, closure_free=method in CLOSURE_FREE)
 
@@ -227,11 +230,11 @@ def test_a_base_that_refuses_leaves_the_counters_alone():
     source, target = Training("looksam", net=Smooth).run(3), Training("looksam", net=Smooth).run(1)
 
     def refuse(*_):
-        raise OSError
+        raise OSError("out of reach")
 
     target.optimizer.policy.load_state_dict = refuse
     before = copy.deepcopy(whole_state(target))
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="out of reach"):
         target.optimizer.load_state_dict(source.optimizer.state_dict())
     assert same(whole_state(target), before)
 

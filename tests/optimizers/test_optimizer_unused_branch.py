@@ -15,7 +15,7 @@ def test_an_unused_branch_that_is_zeroed_in_place_is_no_accumulation():
         for step in range(3):
             x = torch.randn(16, 5, generator=torch.Generator().manual_seed(step))
 
-            def closure(x=x, to_none=to_none):
+            def closure(x=x, to_none=to_none, model=model, optimizer=optimizer):
                 optimizer.zero_grad(set_to_none=to_none)
                 loss = model["used"](x).square().mean()
                 loss.backward()
@@ -26,5 +26,3 @@ def test_an_unused_branch_that_is_zeroed_in_place_is_no_accumulation():
             optimizer.step(closure)
         finals.append([p.detach().clone() for p in model.parameters()])
     assert same(*finals)
-
-
