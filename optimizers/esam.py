@@ -63,6 +63,8 @@ class RandomTensors(Metric):
 class ESAM(SharpnessAware):
     """Perturb tensors with probability β; second gradient on the fraction γ of examples whose loss rose most."""
 
+    settings = (*SharpnessAware.settings, "gamma")
+
     def __init__(
         self,
         base: Optimizer,
@@ -88,4 +90,6 @@ class ESAM(SharpnessAware):
         batch = batch_closure(closure, "ESAM")
         assert batch.outputs is not None
         rise = batch.losses_now() - batch.losses(batch.outputs)
+        if any(group.get("maximize", False) for group in self.param_groups):
+            rise = -rise
         return batch.select(rise.topk(max(1, round(self.gamma * len(batch)))).indices)

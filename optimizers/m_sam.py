@@ -81,7 +81,7 @@ def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> T
         length = torch.linalg.vector_norm(torch.stack(lengths))
         inverse, finite = norms.inverse(length), length.isfinite()
         moved = {
-            name: torch.where(finite, w + (radii[name] * inverse).to(w.dtype) * gradient[name], w)
+            name: torch.where(finite, (w + radii[name] * inverse * norms.widened(gradient[name])).to(w.dtype), w)
             for name, w in weights.items()
         }
         return grad_and_value(loss)(moved, inputs, targets)[0], value, finite

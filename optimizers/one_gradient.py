@@ -2,11 +2,14 @@
 
 With a closure the weights are w again after the step. Without one, `loss.backward(); optimizer.step()`, the gradient must
 be at w + ε already when the step begins: so w + ε stays loaded between steps, and `eval()` and `train()` swap the sides.
+Whatever reads the model in between sees w + ε, its `state_dict()` and averages of weights included: `with
+optimizer.clean():` is for those.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +33,14 @@ class Side:
         """Whether steps have been taken without a closure."""
         self.training = True
         """Whether `train()` was called later than `eval()`."""
+        self.climbs: bool | None = None
+        """What the policy said of the coming step; None if it was not asked yet."""
+
+    def decide(self, optimizer: SharpnessAware) -> bool:
+        """Whether the coming step climbs: the policy, which may count or toss, is asked once a step."""
+        if self.climbs is None:
+            self.climbs = optimizer.policy.ascend(optimizer, NOTHING)
+        return self.climbs and optimizer._perturbs
 
     @property
     def displaces(self) -> bool:
@@ -62,7 +73,7 @@ def gather(optimizer: SharpnessAware, closure: Closure | None, scaling: Scaling,
     side = optimizer._side
     loss = optimizer._evaluate(closure, scaling) if again is not None else None
     moved = False
-    if side.displacement is None and optimizer._perturbs and optimizer.policy.ascend(optimizer, NOTHING):
+    if side.decide(optimizer) and side.displacement is None:
         side.load(optimizer)
         moved = side.displaces
     try:
@@ -100,11 +111,11 @@ def step_without_closure(optimizer: SharpnessAware, scaler: torch.amp.GradScaler
         )
     if not side.closure_free:
         side.closure_free = True
-        optimizer.policy.ascend(optimizer, NOTHING)  # of this step, whose ε is zero: there is no moment yet
+        side.decide(optimizer)  # of this step, whose ε is zero: there is no moment yet
     optimizer.gradient_evaluations += 1
     side.leave(optimizer)
     optimizer._descend(Scaling(None))
-    if optimizer._perturbs and optimizer.policy.ascend(optimizer, NOTHING):
+    if side.decide(optimizer):
         side.load(optimizer)
 
 
@@ -118,5 +129,21 @@ def train(optimizer: SharpnessAware) -> None:
     """Load w + ε again, if steps are taken without a closure."""
     side = optimizer._side
     side.training = True
-    if side.closure_free and side.displacement is None and optimizer._perturbs:
+    if side.closure_free and side.displacement is None and side.decide(optimizer):
         side.load(optimizer)
+
+
+@contextmanager
+def clean(optimizer: SharpnessAware) -> Iterator[None]:
+    """Inside the block w is loaded; after it the side of before."""
+    side = optimizer._side
+    training, away = side.training, side.displacement is not None
+    with torch.no_grad():
+        evaluate(optimizer)
+    try:
+        yield
+    finally:
+        side.training = training
+        if away and side.displacement is None:
+            with torch.no_grad():
+                side.load(optimizer)

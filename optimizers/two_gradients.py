@@ -26,7 +26,7 @@ def passes(optimizer: SharpnessAware, closure: Closure | None, scaling: Scaling,
     """
     direction, policy, reuse = optimizer.direction, optimizer.policy, optimizer.reuse
     active = optimizer._perturbs
-    climb = active and not policy.reads_gradient and policy.ascend(optimizer, NOTHING)
+    climb = not policy.reads_gradient and policy.ascend(optimizer, NOTHING) and active  # time passes at ρ = 0, too
     local = optimizer.no_sync() if optimizer.no_sync is not None and climb else nullcontext()
     with local:
         if again is not None:
