@@ -45,7 +45,9 @@ def tf32_in_use(device: torch.device) -> str:
 
 
 def _backends() -> tuple[Any, ...]:
-    return torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul
+    cudnn: Any = torch.backends.cudnn  # torch's annotations do not know of these
+    mkldnn: Any = torch.backends.mkldnn
+    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul
 
 
 def _new_settings() -> list[str] | None:
