@@ -148,6 +148,7 @@ class Analysis:
                 "step": subject.step,
                 "run": subject.path.parents[1].name,
                 "checkpoint": subject.path.name,
+                "experiment": subject.experiment.to_toml(),  # the checkpoint's own, whatever experiment.toml says today
             }
             if "momentum" in self.options and options.get("momentum") is None and subject.momentum is not None:
                 options["momentum"] = subject.momentum.to(objective.theta)

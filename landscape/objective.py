@@ -31,6 +31,7 @@ from landscape.hessian_products import HessianWay, hessian_operator
 from landscape.model_function import LossFunction, Mode, ModelFunction, unwrapped
 from landscape.operators import LinearOperator
 from landscape.parameters import ParameterSpace, Selection
+from landscape.tf32 import tf32_in_use
 from landscape.work import Work
 
 
@@ -171,6 +172,7 @@ class Objective:
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "autocast": str(self.function.autocast or "off").removeprefix("torch."),
+            "tf32": tf32_in_use(self.device),
             "processes": distributed.get_world_size() if self._data_parallel else 1,
         }
 
