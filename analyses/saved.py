@@ -20,7 +20,7 @@ import xarray as xr
 
 from analyses import registry
 from landscape import distributed
-from landscape.atomic_file import atomic_file
+from landscape.atomic_file import atomic_file, remove_leftovers
 from landscape.run import Run
 
 FORMAT = 1  # raise it when an analysis changes what it computes, so that older files are computed again
@@ -118,6 +118,7 @@ def _device_of(run: Run) -> str:
 def write(dataset: xr.Dataset, path: Path) -> None:
     """Write `dataset` whole or not at all: a temporary name, fsync, then the rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     with atomic_file(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf")
         with open(temporary, "rb+") as file:
