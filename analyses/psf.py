@@ -8,7 +8,7 @@ With g = ∇L_B(θ) the gradient of one batch and ĝ = g/‖g‖,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from analyses import figures, over_batches
 from analyses.registry import analysis
 from landscape.directions import unit
 from landscape.objective import Objective
+from optimizers.signatures import at_least, more_than
 
 
 @analysis(
@@ -28,7 +29,9 @@ from landscape.objective import Objective
     reference="Deng et al. (2024), arXiv:2403.08821",
     minibatches=True,
 )
-def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8) -> xr.Dataset:
+def psf(
+    objective: Objective, *, rho: Annotated[float, more_than(0)] = 0.05, batches: Annotated[int, at_least(1)] = 8
+) -> xr.Dataset:
     r"""The perturbation's share of SAM's gradient, h = g_SAM − g, and how well ρ H ĝ predicts it.
 
     For each of the first `batches` batches B, with g, g_SAM and the Hessian H those of L_B: `l2_psf` ‖h‖,

@@ -25,6 +25,7 @@ import xarray as xr
 
 from landscape import distributed
 from landscape.objective import Objective
+from optimizers.signatures import check_values, options_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,17 @@ if TYPE_CHECKING:
 
 Plot: TypeAlias = "Callable[..., Axes]"
 _REGISTRY: dict[str, Analysis] = {}
-RESERVED = {"run", "analysis", "step", "steps", "split", "examples", "device", "dtype"}  # options of every analysis
+RESERVED = {
+    "run",
+    "analysis",
+    "step",
+    "steps",
+    "split",
+    "examples",
+    "device",
+    "dtype",
+    "allow",
+}  # options of every analysis
 
 
 class Analysis:
@@ -107,6 +118,7 @@ class Analysis:
             raise TypeError(
                 f"{self.name}: expected options among {', '.join(self.options)}; got {', '.join(sorted(unknown))}"
             )
+        check_values(self.name, options_of(self.function), options)
         provenance: dict[str, Any] = {}
         if isinstance(subject, Objective):
             if (split, examples, device, dtype) != ("train", None, None, None):

@@ -99,7 +99,7 @@ def analyze(
     precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if dtype is not None and precision is None:
         raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
-    device = device or _device_of(run)
+    device = device or device_of(run)
     dataset = registry.get(name)(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
     if distributed.rank() == 0:
         write(dataset, path)
@@ -108,7 +108,7 @@ def analyze(
     return read(path, name)
 
 
-def _device_of(run: Run) -> str:
+def device_of(run: Run) -> str:
     """Where the run was trained, if that exists here; else the CPU."""
     device = torch.device(run.experiment.device)
     known = device.type == "cpu" or torch.get_device_module(device).is_available()

@@ -63,7 +63,7 @@ def import_weights(source: str | Path, directory: str | Path, experiment: Experi
         RefusedFile: Not such a file, not the weights of the experiment's model (names what differs), numbers of another
             kind (complex for real, say), or not finite.
     """
-    from landscape import data, models
+    from landscape import data, imports, models
 
     source = Path(source)
     tensors = _read(source)
@@ -91,6 +91,7 @@ def import_weights(source: str | Path, directory: str | Path, experiment: Experi
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(converted[name])
+    imports.remember([experiment.data, experiment.model, experiment.base])
     run = Run.create(directory, experiment)
     with run.writing():
         if run.steps:

@@ -63,6 +63,8 @@ class Run:
         Raises:
             ValueError: The folder holds another experiment, or files that are no run.
         """
+        if not str(directory):
+            raise ValueError("expected the name of a folder for the run, got ''; write . for the working folder")
         path = Path(directory)
         file = path / "experiment.toml"
         if not file.exists():

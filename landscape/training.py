@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import optimizers
-from landscape import batch_norm, data, distributed, models, probes
+from landscape import batch_norm, data, distributed, imports, models, probes
 from landscape.background_writer import BackgroundWriter
 from landscape.bases import build_base
 from landscape.checkpoint import Checkpoint
@@ -31,6 +31,7 @@ from landscape.run import Run
 from landscape.schedule import build_schedule
 from landscape.seeding import generator, global_state, isolated, set_global_state
 
+EVALUATED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "gradient_evaluations")
 EVALUATION_BATCH = 1024  # examples in one forward pass without gradients
 
 
@@ -240,6 +241,8 @@ def train(
         NonFiniteLoss: The loss became infinite or NaN.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
+    if retention is not None:
+        retention.check(EVALUATED)
     with distributed.process_group(experiment.device) as device, ExitStack() as stack:
         first = distributed.rank() == 0
         if (Path(directory) / "experiment.toml").exists():
@@ -249,6 +252,7 @@ def train(
         stack.enter_context(isolated(experiment.seed, f"training of process {distributed.rank()}", device))
         training = Training(experiment, device)  # before the folder is made: a wrong option must not claim it
         if first:
+            imports.remember([experiment.data, experiment.model, experiment.base])
             Run.create(directory, experiment)
         distributed.barrier()
         run = Run.create(directory, experiment)

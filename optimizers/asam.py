@@ -9,7 +9,7 @@ Kwon, Kim, Park, Choi 2021, https://arxiv.org/abs/2102.11600
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from optimizers.metrics import Metric
 from optimizers.owners import owners
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import at_least
 
 
 class Adaptive(Metric):
@@ -60,5 +61,7 @@ class Adaptive(Metric):
 class ASAM(SharpnessAware):
     """Perturb in units of the weights: ε = ρ T² g/‖T g‖, T = |w| + η. ρ = 0.5 (CIFAR-10), 1 (CIFAR-100)."""
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.5, eta: float = 0.01, **options: Any) -> None:
+    def __init__(
+        self, base: Optimizer, *, rho: float = 0.5, eta: Annotated[float, at_least(0)] = 0.01, **options: Any
+    ) -> None:
         super().__init__(base, rho=rho, metric=Adaptive(eta=eta), **options)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from optimizers.policies import Always, Policy
 from optimizers.radius import check_radius, warn_about_radius
 from optimizers.reuse import Reuse
 from optimizers.scaling import Scaling
+from optimizers.signatures import at_least
 
 
 class SharpnessAware(Optimizer):
@@ -71,7 +72,7 @@ class SharpnessAware(Optimizer):
         policy: Policy | None = None,
         reuse: Reuse | None = None,
         rho_schedule: Callable[[dict[str, Any]], float] | None = None,
-        micro_batch: int | None = None,
+        micro_batch: Annotated[int, at_least(1)] | None = None,
         no_sync: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
         check_base(base)

@@ -137,8 +137,9 @@ def test_a_stray_analysis_is_named_before_anything_is_exported(run, tmp_path):
 
 HOLD = """
 import sys, time
-from landscape.run import Run
-with Run.open(sys.argv[1]).writing():
+from pathlib import Path
+from landscape.run_lock import writing
+with writing(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -161,8 +162,9 @@ def test_deleting_files_lets_no_second_trainer_in(run):
 
 FORK = """
 import os, sys, time
-from landscape.run import Run
-with Run.open(sys.argv[1]).writing():
+from pathlib import Path
+from landscape.run_lock import writing
+with writing(Path(sys.argv[1])):
     if os.fork():
         time.sleep(60)
     print("held", flush=True)
