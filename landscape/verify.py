@@ -60,6 +60,7 @@ def _problems(run: Run, file: Path) -> Iterator[str]:
         step = step_of(file)
         if step is None or file != run.checkpoint_path(step):
             yield "not a file of this run: expected checkpoints as step-00001200.h5; move it elsewhere"
+            return
         checkpoint = run.checkpoint(step)
         checkpoint.verify()
         if checkpoint.experiment != run.experiment:
