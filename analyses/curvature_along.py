@@ -22,6 +22,7 @@ from analyses.registry import analysis
 from landscape.directions import like
 from landscape.magnitude import magnitude
 from landscape.objective import Objective
+from optimizers.signatures import Seed
 
 KINDS = ("gradient", "momentum", "random", "eigenvector")
 
@@ -44,7 +45,7 @@ def curvature_along(
     directions: Sequence[str] | None = None,
     momentum: Tensor | None = None,
     samples: int = 10,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""The curvature d̂ᵀ H d̂ along the gradient, the momentum and random unit directions.
 

@@ -9,7 +9,7 @@ samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from analyses.registry import analysis
 from analyses.scaled_operator import ScaledOperator
 from analyses.trace_estimate import LEAST_SAMPLES, Stop, check_square, progress, require_finite
 from landscape.objective import Objective
+from optimizers.signatures import Seed, at_least
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ def estimate_diagonal(
     data_parallel=True,
 )
 def diagonal(
-    objective: Objective, *, matrix: Matrix = "hessian", rtol: float = 0.1, max_products: int = 200, seed: int = 0
+    objective: Objective,
+    *,
+    matrix: Matrix = "hessian",
+    rtol: Annotated[float, at_least(0)] = 0.1,
+    max_products: Annotated[int, at_least(1)] = 200,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""The diagonal of a curvature matrix, and its sum over each parameter tensor, with standard errors.
 

@@ -23,6 +23,7 @@ from analyses.registry import analysis
 from landscape.directions import like, unit
 from landscape.magnitude import norm
 from landscape.objective import Objective
+from optimizers.signatures import Seed
 
 DIRECTIONS = ("gradient", "momentum", "random", "filter_normalized", "eigenvector", "batch_gradient")
 DEFAULT = ("batch_gradient", "gradient", "momentum", "random")
@@ -42,7 +43,7 @@ def directional_sharpness(
     directions: Sequence[str] | None = None,
     momentum: Tensor | None = None,
     samples: int = 10,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""The rise of the loss along a direction, S(ρ; d) = L(θ + ρ d/‖d‖) − L(θ).
 

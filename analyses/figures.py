@@ -7,6 +7,7 @@ everywhere. A saved file depends on the data alone: no time and no version is wr
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from landscape.atomic_file import write_bytes
 
 COLUMN = 3.4  # inches: one column of a two-column page
 STYLE = Path(__file__).with_name("landscape.mplstyle")
@@ -160,6 +163,11 @@ def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".pdf")
     with style():
-        figure.savefig(png, dpi=300, metadata={"Software": None})
-        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        for file, options in (
+            (png, {"dpi": 300, "metadata": {"Software": None}}),
+            (pdf, {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}}),
+        ):
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=file.suffix.removeprefix("."), **options)
+            write_bytes(file, drawn.getbuffer())  # whole or not at all
     return png, pdf

@@ -8,6 +8,7 @@ with B one batch and v the momentum: the cosine of every pair, and the direction
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from analyses.sam_plane import angle_and_outside, closest, followed, plane, zero
 from landscape.directions import like, unit
 from landscape.magnitude import directions_of, norm
 from landscape.objective import Objective
+from optimizers.signatures import at_least
 
 LABELS = {
     "sgd": "SGD",
@@ -43,12 +45,12 @@ def gradient_similarity(
     objective: Objective,
     *,
     momentum: Tensor | None = None,
-    rho_sam: float = 0.05,
+    rho_sam: Annotated[float, at_least(0)] = 0.05,
     rho_msam: float = 0.5,
     rho_msam_grid: Sequence[float] | None = None,
     gradient_average: Tensor | None = None,
     noise_weight: float = 1.0,
-    batches: int = 8,
+    batches: Annotated[int, at_least(1)] = 8,
     seed: int = 0,
 ) -> xr.Dataset:
     r"""Cosines of all pairs among the gradients of SGD, SAM, MSAM, all data, the momentum and F-SAM's noise.

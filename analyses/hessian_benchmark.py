@@ -16,7 +16,7 @@ import copy
 import importlib.util
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -30,17 +30,19 @@ from analyses.lanczos import lanczos
 from analyses.spectrum_end import SpectrumEnd
 from analyses.unseen_eigenvalues import UNSEEN
 from landscape.objective import Objective
+from optimizers.signatures import Seed, at_least, checked, more_than
 
 Solver = Callable[[Objective, int, float, int], Found]
 
 
+@checked("hessian_benchmark")
 def hessian_benchmark(
     objective: Objective,
     *,
-    k: int = 5,
-    tol: float = 1e-3,
-    repeats: int = 3,
-    seed: int = 0,
+    k: Annotated[int, at_least(1)] = 5,
+    tol: Annotated[float, more_than(0)] = 1e-3,
+    repeats: Annotated[int, at_least(1)] = 3,
+    seed: Seed = 0,
     solvers: Mapping[str, Solver] | None = None,
 ) -> xr.Dataset:
     """The k eigenvalues of largest magnitude by each program installed, as a Dataset over `solver`.

@@ -8,7 +8,7 @@ Every eigenvalue comes with its residual ‖H v − λ v‖ and with bounds on i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from analyses.spectrum_end import Which
 from analyses.unseen_eigenvalues import UNSEEN
 from landscape.objective import Objective
 from landscape.operators import LinearOperator
+from optimizers.signatures import Seed, at_least, more_than
 
 Matrix = Literal["hessian", "ggn", "fisher"]
 CURVATURE = "loss/‖θ‖₂²"
@@ -33,15 +34,15 @@ CURVATURE = "loss/‖θ‖₂²"
 def top_eigenvalues(
     objective: Objective,
     *,
-    k: int = 5,
+    k: Annotated[int, at_least(1)] = 5,
     which: Which = "LA",
-    tol: float = 1e-3,
+    tol: Annotated[float, more_than(0)] = 1e-3,
     matrix: Matrix = "hessian",
     parameters: str | None = None,
     backend: Literal["lanczos", "scipy", "pyhessian"] = "lanczos",
-    max_basis: int | None = None,
+    max_basis: Annotated[int, at_least(3)] | None = None,
     multiplicity: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""The k eigenvalues of the Hessian at one end of its spectrum, each with its residual and error bounds.
 
@@ -106,11 +107,11 @@ def top_eigenvalues(
 def hessian_spectrum(
     objective: Objective,
     *,
-    k: int = 5,
-    smallest: int = 1,
-    tol: float = 1e-3,
-    max_basis: int | None = None,
-    seed: int = 0,
+    k: Annotated[int, at_least(1)] = 5,
+    smallest: Annotated[int, at_least(0)] = 1,
+    tol: Annotated[float, more_than(0)] = 1e-3,
+    max_basis: Annotated[int, at_least(3)] | None = None,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""Both ends of the Hessian's spectrum: how sharp the sharpest directions are, how spread, and how negative it gets.
 

@@ -23,6 +23,7 @@ from analyses.named_directions import choose, vector
 from analyses.registry import analysis
 from landscape.directions import like
 from landscape.objective import Objective
+from optimizers.signatures import Seed
 
 KINDS = ("filter_normalized", "random", "gradient", "momentum", "eigenvector")
 
@@ -39,7 +40,7 @@ def loss_surface(
     span: float = 1.0,
     points: int = 25,
     momentum: Tensor | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""The loss on a grid through θ, spanned by one or two directions.
 

@@ -12,6 +12,7 @@ References: Foret et al. (2021), section 4.1; Kwon et al. (2021); Andriushchenko
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from analyses.registry import analysis
 from landscape.batches import Batch
 from landscape.magnitude import directions_of, norm
 from landscape.objective import Objective
+from optimizers.signatures import Seed, not_empty
 
 EXAMPLES_AT_ONCE = 4096
 GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -39,11 +41,11 @@ GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 def m_sharpness(
     objective: Objective,
     *,
-    m: Sequence[int] | None = None,
+    m: Annotated[Sequence[int], not_empty] | None = None,
     rho: float = 0.05,
     ascent_steps: int = 1,
     adaptive: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""S_m(ρ), the mean over disjoint groups of m examples of the largest rise of the group's loss within a distance ρ.
 

@@ -8,7 +8,7 @@ With g = ∇L_B(θ) the gradient of one batch and ĝ = g/‖g‖,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from analyses.registry import analysis
 from landscape.directions import unit
 from landscape.magnitude import directions_of, norm
 from landscape.objective import Objective
+from optimizers.signatures import at_least, more_than
 
 
 @analysis(
@@ -30,7 +31,13 @@ from landscape.objective import Objective
     minibatches=True,
     mode="batch",
 )
-def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8, seed: int = 0) -> xr.Dataset:
+def psf(
+    objective: Objective,
+    *,
+    rho: Annotated[float, more_than(0)] = 0.05,
+    batches: Annotated[int, at_least(1)] = 8,
+    seed: int = 0,
+) -> xr.Dataset:
     r"""The perturbation's share of SAM's gradient, h = g_SAM − g, and how well ρ H ĝ predicts it.
 
     For each of `batches` batches B, drawn by `seed` (`position` says which), with g, g_SAM and the Hessian H those of L_B: `l2_psf` ‖h‖,

@@ -29,6 +29,7 @@ from analyses.momentum_option import momentum_of
 from landscape import distributed
 from landscape.model_function import Mode
 from landscape.objective import Objective
+from optimizers.signatures import check_values, options_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,17 @@ if TYPE_CHECKING:
 
 Plot: TypeAlias = "Callable[..., Axes]"
 _REGISTRY: dict[str, Analysis] = {}
-RESERVED = {"run", "analysis", "step", "steps", "split", "examples", "device", "dtype"}  # options of every analysis
+RESERVED = {
+    "run",
+    "analysis",
+    "step",
+    "steps",
+    "split",
+    "examples",
+    "device",
+    "dtype",
+    "allow",
+}  # options of every analysis
 
 
 class Analysis:
@@ -119,6 +130,7 @@ class Analysis:
             raise TypeError(
                 f"{self.name}: expected options among {', '.join(self.options)}; got {', '.join(sorted(unknown))}"
             )
+        check_values(self.name, options_of(self.function), options)
         provenance: dict[str, Any] = {}
         asked = dict(options)
         if isinstance(subject, Objective):

@@ -23,7 +23,7 @@ import xarray as xr
 from analyses import registry
 from analyses.subject_key import contents_key
 from landscape import distributed
-from landscape.atomic_file import atomic_file
+from landscape.atomic_file import atomic_file, remove_leftovers
 from landscape.run import Checkpoint, Run
 
 FORMAT = 2  # raise it when an analysis changes what it computes, so that older files are computed again
@@ -113,7 +113,7 @@ def analyze(
             f"({different})",
             stacklevel=2,
         )
-    device = device or _device_of(checkpoint)
+    device = device or device_of(checkpoint)
     dataset = registry.get(name)(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
     if distributed.rank() == 0:
         write(dataset, path)
@@ -122,9 +122,9 @@ def analyze(
     return read(path, name)
 
 
-def _device_of(checkpoint: Checkpoint) -> str:
-    """Where the checkpoint was trained, if that exists here; else the CPU."""
-    device = torch.device(checkpoint.experiment.device)
+def device_of(trained: Run | Checkpoint) -> str:
+    """Where a run or a checkpoint was trained, if that exists here; else the CPU."""
+    device = torch.device(trained.experiment.device)
     known = device.type == "cpu" or torch.get_device_module(device).is_available()
     return str(device) if known else "cpu"
 
@@ -132,6 +132,7 @@ def _device_of(checkpoint: Checkpoint) -> str:
 def write(dataset: xr.Dataset, path: Path) -> None:
     """Write `dataset` whole or not at all: a temporary name, fsync, then the rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     with atomic_file(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf")
         with open(temporary, "rb+") as file:

@@ -9,6 +9,7 @@ stochastic Lanczos quadrature on their complement.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from analyses.lanczos import lanczos
 from analyses.quadrature import Quadrature, lanczos_quadrature, mean_and_stderr
 from analyses.registry import analysis
 from landscape.objective import Objective
+from optimizers.signatures import Seed, at_least, more_than
 
 
 @analysis(
@@ -33,14 +35,14 @@ def spectral_density(
     objective: Objective,
     *,
     matrix: Matrix = "hessian",
-    probes: int = 10,
-    nodes: int = 64,
-    outliers: int = 10,
+    probes: Annotated[int, at_least(1)] = 10,
+    nodes: Annotated[int, at_least(1)] = 64,
+    outliers: Annotated[int, at_least(0)] = 10,
     width: float | None = None,
     interval: tuple[float, float] | None = None,
-    points: int = 400,
-    alpha: Sequence[float] = (0.01, 0.1, 1.0),
-    seed: int = 0,
+    points: Annotated[int, at_least(2)] = 400,
+    alpha: Sequence[Annotated[float, more_than(0)]] = (0.01, 0.1, 1.0),
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""The density of a curvature matrix's eigenvalues with error bars, and what sums over the spectrum say.
 

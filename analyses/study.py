@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from landscape import imports
 from landscape.experiment import Experiment
 from landscape.run import Run
 
@@ -95,7 +96,8 @@ class Study:
 
     def experiment_of(self, method: Method, seed: int) -> Experiment:
         """The experiment of one run."""
-        return Experiment(**(self.experiment | method.changes | {"seed": seed}))
+        with imports.from_file():
+            return Experiment(**(self.experiment | method.changes | {"seed": seed}))
 
     def runs(self, directory: Path) -> Iterator[tuple[Method, int, Path]]:
         """Every run of the study with its folder; one seed of every method before the next seed."""

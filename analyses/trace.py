@@ -3,7 +3,7 @@ r"""The trace of the Hessian or a relative of it, n times its mean eigenvalue, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import xarray as xr
@@ -18,6 +18,7 @@ from analyses.registry import analysis
 from analyses.trace_estimate import TraceEstimate
 from analyses.xtrace import xtrace
 from landscape.objective import Objective
+from optimizers.signatures import Seed, at_least
 
 Method = Literal["hutchinson", "hutch++", "xtrace"]
 METHODS: dict[str, Callable[..., TraceEstimate]] = {
@@ -47,10 +48,10 @@ def trace(
     *,
     matrix: Matrix = "hessian",
     method: Method = "hutchinson",
-    rtol: float = 0.05,
-    atol: float = 0.0,
-    max_products: int = 500,
-    seed: int = 0,
+    rtol: Annotated[float, at_least(0)] = 0.05,
+    atol: Annotated[float, at_least(0)] = 0.0,
+    max_products: Annotated[int, at_least(1)] = 500,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     r"""The trace Σλ of a curvature matrix and its Frobenius norm √(Σλ²), each with its standard error.
 

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("usage: landscape COMMAND [options]\n")
         for name, purpose in COMMANDS.items():
             print(f"  {name:<10} {purpose}")
-        print("\nlandscape COMMAND --help lists a command's options.")
+        print(
+            "\nlandscape COMMAND --help lists a command's options; LANDSCAPE_TRACEBACK=1 shows where an error came from."
+        )
         return 0
     if arguments[0] == "--version":
         from importlib.metadata import version
@@ -65,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         said = error.args[0] if isinstance(error, KeyError) else error  # str of a KeyError is the repr of its message
         print(f"landscape {name}: error: {' '.join(str(said).split())}", file=sys.stderr)
-        print("(LANDSCAPE_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 2
     return 0
 

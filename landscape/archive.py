@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape.atomic_file import atomic_file
+from landscape.atomic_file import write_bytes
 from landscape.checkpoint import parse_experiment
 from landscape.checkpoint_file import (
     CheckpointContents,
@@ -36,7 +36,16 @@ _FILE_NAME = re.compile(r"\w[\w.,=-]*\.h5")  # a file of the folder `analyses` a
 
 
 def export_archive(run: Run, target: str | Path) -> None:
-    """Write all of `run` to the one file `target`; memory holds one checkpoint at a time."""
+    """Write all of `run` to the one file `target`; memory holds one checkpoint at a time.
+
+    Raises:
+        ValueError: A file in `analyses` has a name that no analysis has.
+        OSError: The disk is full, the folder not writable, …; names `target`.
+    """
+    analyses = run.analysis_files
+    for analysis in analyses:
+        if not _FILE_NAME.fullmatch(analysis.name):  # as `import_archive` does: what it refuses is not exported
+            raise ValueError(f"{analysis}: not the name of an analysis; move it out of the run's folder, or rename it")
     with new_sealed_file(target) as file:
         experiment = run.experiment.to_toml()
         write_attributes(file, {"format": FORMAT, "format_version": VERSION, "experiment": experiment})
@@ -44,7 +53,7 @@ def export_archive(run: Run, target: str | Path) -> None:
         for step in run.steps:
             path = run.checkpoint_path(step)
             write_contents(file.create_group(f"checkpoints/{path.stem}"), **_contents(read_checkpoint(path)))
-        for analysis in sorted((run.path / "analyses").glob("*.h5")):
+        for analysis in analyses:
             file[f"analyses/{analysis.name}"] = np.frombuffer(analysis.read_bytes(), np.uint8)
 
 
@@ -77,8 +86,7 @@ def import_archive(source: str | Path, directory: str | Path) -> Run:
         (run.path / "metrics").mkdir(exist_ok=True)
         write_metrics_file(run.path / "metrics" / f"to-{max(run.steps, default=0):08d}.h5", metrics)
         for name, data in analyses.items():
-            with atomic_file(run.path / "analyses" / name) as temporary:
-                temporary.write_bytes(data.tobytes())
+            write_bytes(run.path / "analyses" / name, data.data)
     return run
 
 

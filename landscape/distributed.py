@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from landscape.devices import usable_device
+
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
@@ -26,9 +28,9 @@ def process_group(device: str) -> Iterator[torch.device]:
     `cuda` means one accelerator for each process, by its local rank.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
-        yield torch.device(device)
+        yield usable_device(device)
         return
-    chosen = torch.device(device)
+    chosen = usable_device(device)
     if chosen.type != "cpu" and chosen.index is None:
         chosen = torch.device(chosen.type, int(os.environ["LOCAL_RANK"]))
         torch.get_device_module(chosen).set_device(chosen)

@@ -18,6 +18,11 @@ import tomli_w
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from landscape import imports
+from landscape.devices import device_named
+
+IMPORTED = ("data", "model", "base")  # the fields that may name somebody's code
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -125,6 +130,8 @@ class Experiment:
             ("micro_batch_size", 0, None),
             ("checkpoint_every", 1, None),
             ("probe_every", 0, None),
+            ("probe_rho_sam", 0.0, None),
+            ("probe_rho_msam", 0.0, None),
         ):
             value = getattr(self, name)
             if not (low <= value and (high is None or value <= high)):
@@ -132,6 +139,12 @@ class Experiment:
                 raise ValueError(f"{name}: expected a number {bounds}, got {value!r}")
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs: expected at most epochs = {self.epochs}, got {self.warmup_epochs}")
+        if self.rho is not None and "rho" in self.optimizer_options:
+            raise ValueError(
+                f"rho: expected once, got {self.rho} and {self.optimizer_options['rho']} in optimizer_options"
+            )
+        device_named(self.device)
+        imports.met(getattr(self, name) for name in IMPORTED)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,7 +157,10 @@ class Experiment:
 
     def replace(self, **changes: Any) -> Experiment:
         """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
+        with imports.from_file():  # what stays as it is may come from a file
+            changed = dataclasses.replace(self, **changes)
+        imports.met(value for name, value in changes.items() if name in IMPORTED)
+        return changed
 
     def difference(self, other: Experiment, of_self: str = "there", of_other: str = "here") -> str:
         """The settings in which two experiments differ, as `lr = 0.1 there, 0.2 here`."""
@@ -182,4 +198,5 @@ class Experiment:
             raise ValueError(f"expected an experiment, got a value of the wrong type: {error}") from error
         # a table is taken as TOML has it: the parser would read the text "1" in it as a number
         chosen: dict[str, Any] = {k: v if isinstance(v, dict) else checked[k] for k, v in values.items()}
-        return cls(**chosen)
+        with imports.from_file():
+            return cls(**chosen)

@@ -8,6 +8,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from landscape import imports
+from optimizers.signatures import check_values, did_you_mean, options_of, takes_any
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -37,6 +40,7 @@ class Named:
         return self.factories[name]
 
     def _imported(self, path: str) -> Callable[..., Any]:
+        imports.require(self.kind, path)
         module_name, _, attribute = path.partition(":")
         try:
             found = getattr(importlib.import_module(module_name), attribute)
@@ -52,12 +56,17 @@ class Named:
     def create(self, name: str, given: dict[str, Any], options: dict[str, Any]) -> Any:
         """Call the factory with the user's `options` and those of `given` that its signature takes."""
         factory = self[name]
-        parameters = inspect.signature(factory).parameters
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        unknown = set() if takes_any else set(options) - set(parameters)
+        known = options_of(factory)
+        unknown = [] if takes_any(factory) else sorted(set(options) - set(known))
         if unknown:
+            raise ValueError(f"{self.kind} {name!r}: unknown option {did_you_mean(unknown, known)}")
+        check_values(f"{self.kind} {name!r}", known, options)
+        parameters = inspect.signature(factory).parameters
+        try:
+            return factory(**{k: v for k, v in given.items() if k in parameters and k not in options}, **options)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{self.kind} {name!r}: {error}") from error
+        except (AttributeError, LookupError, AssertionError, RuntimeError, ArithmeticError) as error:
             raise ValueError(
-                f"{self.kind} {name!r}: unknown option {', '.join(sorted(unknown))}; "
-                f"expected among {', '.join(parameters)}"
-            )
-        return factory(**{k: v for k, v in given.items() if k in parameters and k not in options}, **options)
+                f"{self.kind} {name!r}: raised {type(error).__name__}: {error} (options: {options or 'none'})"
+            ) from error

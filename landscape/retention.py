@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from optimizers.signatures import did_you_mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
@@ -18,7 +20,7 @@ class Retention:
     Args:
         every: Keep steps divisible by this.
         last: Keep this many of the newest.
-        best: Keep the checkpoint at which this metric was best (the earliest of equals).
+        best: Keep the checkpoint at which this metric was best (the earliest of equals); where none has it, all stay.
         best_is: Whether the lowest or the highest value is the best.
         log_spaced: Keep this many per factor of ten in the step: the first in each interval of log₁₀(step), as studies
             of the landscape along training want them.
@@ -33,10 +35,16 @@ class Retention:
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
         for name in ("every", "last", "log_spaced"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 (off) or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}: expected a whole number, 0 (off) or more, got {value!r}")
         if self.best_is not in ("lowest", "highest"):
             raise ValueError(f"best_is: expected lowest or highest, got {self.best_is!r}")
+
+    def check(self, measured: Sequence[str]) -> None:
+        """Raise ValueError where `best` is none of the metrics that are `measured` at checkpoints."""
+        if self.best and self.best not in measured:
+            raise ValueError(f"best: no metric is called {did_you_mean([self.best], measured)}")
 
     def kept(self, steps: Sequence[int], value: Callable[[str, int], float | None]) -> set[int]:
         """Of the checkpoints at `steps` (rising), those that stay; `value(metric, step)` is None where there is none."""
@@ -54,5 +62,6 @@ class Retention:
         if self.best:
             sign = 1 if self.best_is == "lowest" else -1
             scored = [(sign * v, step) for step in steps if (v := value(self.best, step)) is not None and v == v]
-            keep |= {min(scored)[1]} if scored else set()
+            # where nobody can say yet which is the best, none is dropped
+            keep |= {min(scored)[1]} if scored else set(steps)
         return keep

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Run"]
 
+METRICS_FILE = re.compile(r"to-\d{8,}\.h5")
 _CHECKPOINT = re.compile(r"step-(\d{8,})\.h5")
 
 
@@ -61,6 +62,8 @@ class Run:
         Raises:
             ValueError: The folder holds another experiment, or files that are no run.
         """
+        if not str(directory):
+            raise ValueError("expected the name of a folder for the run, got ''; write . for the working folder")
         path = Path(directory)
         file = path / "experiment.toml"
         if not file.exists():
@@ -73,6 +76,7 @@ class Run:
                     (path / "analyses").mkdir(exist_ok=True)
                     write_text(file, experiment.to_toml())
         run = cls.open(path)
+        run._remove_leftovers()  # a finished run may have some too, and nobody locks it again
         if run.experiment != experiment:
             raise ValueError(
                 f"{path} holds another experiment ({run.experiment.difference(experiment)}); "
@@ -107,8 +111,8 @@ class Run:
     def steps(self) -> tuple[int, ...]:
         """Steps of the checkpoints there are now, rising."""
         folder = self.path / "checkpoints"
-        names = (_CHECKPOINT.fullmatch(file.name) for file in folder.iterdir()) if folder.is_dir() else ()
-        return tuple(sorted(int(name[1]) for name in names if name))
+        steps = [step_of(file) for file in folder.iterdir()] if folder.is_dir() else []
+        return tuple(sorted(step for step in steps if step is not None))
 
     def checkpoint(self, step: int | str = "last") -> Checkpoint:
         """The checkpoint of a step, the `"first"` or the `"last"`.
@@ -167,13 +171,16 @@ class Run:
         """
         while True:
             files = [self.checkpoint_path(step) for step in self.steps]
-            files += sorted((self.path / "metrics").glob("to-*.h5"))
+            files += self._metrics_files()
             try:
                 segments = [self._segment(file) for file in files]
             except FileNotFoundError:
                 continue
             if all(file.exists() for file in files):
                 return segments
+
+    def _metrics_files(self) -> list[Path]:
+        return sorted(file for file in (self.path / "metrics").glob("to-*.h5") if METRICS_FILE.fullmatch(file.name))
 
     def _segment(self, file: Path) -> dict[str, Series]:
         if file.parent.name == "metrics":  # alone among the files, this one is replaced by one that says more
@@ -186,13 +193,21 @@ class Run:
     def writing(self) -> Iterator[None]:
         """Be the run's only writer for the length of a block; `RunInUse` if somebody else is.
 
-        Half-written files of a process that died are deleted first: nobody else can be writing them.
+        What processes that died have left half-written is deleted first; what others are writing stays.
         """
         with writing(self.path):
-            remove_leftovers(self.path)
-            remove_leftovers(self.path / "checkpoints")
-            remove_leftovers(self.path / "metrics")
+            self._remove_leftovers()
             yield
+
+    def _remove_leftovers(self) -> None:
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "metrics", "analyses"))):
+            remove_leftovers(folder)
+
+    @property
+    def analysis_files(self) -> tuple[Path, ...]:
+        """The files of the run's analyses there are now, sorted; none that is still being written."""
+        files = sorted((self.path / "analyses").glob("*.h5"))
+        return tuple(file for file in files if file.is_file() and not file.name.startswith("."))
 
     def contents(
         self,
@@ -267,7 +282,7 @@ class Run:
             return
         folder = self.path / "metrics"
         folder.mkdir(exist_ok=True)
-        older = sorted(folder.glob("to-*.h5"))
+        older = self._metrics_files()
         checkpoints = [self.checkpoint_path(step) for step in dropped]
         newest = max([dropped[-1], *(int(file.stem.removeprefix("to-")) for file in older)])
         target = folder / f"to-{newest:08d}.h5"
@@ -283,6 +298,14 @@ class Run:
             return None
         steps, values = segment[metric]
         return float(values[-1]) if len(steps) and steps[-1] == step else None
+
+
+def step_of(file: Path) -> int | None:
+    """The step whose checkpoint a file of this name is; None for any other file."""
+    name = _CHECKPOINT.fullmatch(file.name)
+    if name is None or name[0] != f"step-{int(name[1]):08d}.h5":
+        return None
+    return int(name[1])
 
 
 def _barely_begun(path: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from landscape import distributed
+from landscape import distributed, imports
 from landscape.background_writer import BackgroundWriter
 from landscape.beginning import given_back, last_of_its_experiment, rehearse
 from landscape.checkpoint import Checkpoint
@@ -25,6 +25,8 @@ from landscape.tf32 import tf32
 from landscape.training_state import NonFiniteLoss, Training
 
 __all__ = ["NonFiniteLoss", "Training", "train"]
+
+EVALUATED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "gradient_evaluations")
 
 
 def train(
@@ -48,6 +50,8 @@ def train(
         NonFiniteLoss: The loss became infinite or NaN.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
+    if retention is not None:
+        retention.check(EVALUATED)
     with distributed.process_group(experiment.device) as device, ExitStack() as stack:
         first = distributed.rank() == 0
         last: Checkpoint | None = None
@@ -66,6 +70,7 @@ def train(
         stack.enter_context(isolated(experiment.seed, stream, device))
         training = Training(experiment, device, continued=last)
         if first:
+            imports.remember([experiment.data, experiment.model, experiment.base])
             run = Run.create(directory, experiment)
             if new:
                 stack.enter_context(given_back(run, unless=lambda error: _worth_keeping(training, error)))

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from landscape.atomic_file import TEMPORARY
+from landscape.atomic_file import TEMPORARY, is_being_written
 from landscape.metrics_file import read_metrics_file
-from landscape.run import Run
+from landscape.run import METRICS_FILE, Run, step_of
 from landscape.run_lock import NAME as LOCK
 
 
@@ -28,11 +28,22 @@ def verify(run: Run) -> list[Finding]:
     """One finding for each file of `run`, and one for the run itself.
 
     Checkpoints and metrics are checked byte by byte against their seals and then against their layouts; analyses, which
-    have no seal and can be computed again, are read completely. Leftovers of a writer that died are named.
+    have no seal and can be computed again, are read completely. Leftovers of a writer that died are named; what a
+    living one is writing is not a file yet.
     """
-    files = sorted(file for file in run.path.rglob("*") if file.is_file() and file.name != LOCK)
+    files = sorted(_files(run.path))
     findings = [Finding(file, _problem(run, file)) for file in tqdm(files, desc="verify", unit="file", delay=2)]
+    findings = [f for f in findings if f.problem is None or f.path.exists()]  # a trainer beside us drops and replaces
     return [*findings, Finding(run.path, None if any(f.problem for f in findings) else _gap(run))]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What there is to check: all files, and temporary folders whose writers died; those of the living come and go."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.name.startswith(TEMPORARY):
+            yield from _files(path)
+        elif (path.is_file() and path.name != LOCK) or (path.is_dir() and not is_being_written(path)):
+            yield path
 
 
 def _problem(run: Run, file: Path) -> str | None:
@@ -44,14 +55,19 @@ def _problem(run: Run, file: Path) -> str | None:
 
 def _problems(run: Run, file: Path) -> Iterator[str]:
     if file.name.startswith(TEMPORARY):
-        yield "left by a writer that died; the next training of this run deletes it"
+        yield "left by a writer that died; the next training or analysis of this run deletes it"
     elif file.parent.name == "checkpoints":
-        step = int(file.stem.removeprefix("step-"))
+        step = step_of(file)
+        if step is None or file != run.checkpoint_path(step):
+            yield "not a file of this run: expected checkpoints as step-00001200.h5; move it elsewhere"
+            return
         checkpoint = run.checkpoint(step)
         checkpoint.verify()
         if checkpoint.experiment != run.experiment:
             yield "belongs to another experiment than the run"
     elif file.parent.name == "metrics":
+        if not METRICS_FILE.fullmatch(file.name):
+            yield "not a file of this run: expected metrics as to-00001200.h5; move it elsewhere"
         read_metrics_file(file)
     elif file.parent.name == "analyses" and file.suffix == ".h5":
         with h5py.File(file, "r", locking=False) as opened:

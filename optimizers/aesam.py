@@ -14,7 +14,7 @@ Jiang, Yang, Zhang, Kwok 2023, https://arxiv.org/abs/2304.14647
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
@@ -22,6 +22,7 @@ from optimizers.gradients import Gradient
 from optimizers.policies import Policy
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import at_least, from_up_to
 
 
 class LongGradient(Policy):
@@ -72,8 +73,8 @@ class AESAM(SharpnessAware):
         base: Optimizer,
         *,
         rho: float = 0.05,
-        total_steps: int | None = None,
-        delta: float = 0.9,
+        total_steps: Annotated[int, at_least(1)] | None = None,
+        delta: Annotated[float, from_up_to(0, 1)] = 0.9,
         lambda_1: float = -1.0,
         lambda_2: float = 1.0,
         **options: Any,

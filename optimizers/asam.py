@@ -13,7 +13,7 @@ Kwon, Kim, Park, Choi 2021, https://arxiv.org/abs/2102.11600
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from optimizers.metrics import Metric
 from optimizers.owners import names, owners
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import at_least
 
 Adapts = Literal["all but biases", "weights"]
 
@@ -81,7 +82,7 @@ class ASAM(SharpnessAware):
         base: Optimizer,
         *,
         rho: float = 0.5,
-        eta: float = 0.01,
+        eta: Annotated[float, at_least(0)] = 0.01,
         adapts: Adapts = "all but biases",
         **options: Any,
     ) -> None:

@@ -27,6 +27,7 @@ from optimizers.directions import Ascent
 from optimizers.metrics import Euclidean, Metric
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import Seed
 
 
 class RandomTensors(Metric):
@@ -72,7 +73,7 @@ class ESAM(SharpnessAware):
         rho: float = 0.05,
         beta: float = 0.5,
         gamma: float = 0.5,
-        seed: int = 0,
+        seed: Seed = 0,
         **options: Any,
     ) -> None:
         if not 0 < gamma <= 1:

@@ -12,7 +12,7 @@ Zhuang et al. 2022, https://arxiv.org/abs/2203.08065
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
@@ -22,6 +22,7 @@ from optimizers.radius import FollowLearningRate
 from optimizers.registry import register
 from optimizers.reuse import Reuse
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import at_least
 
 
 class SurrogateGap(Reuse):
@@ -53,9 +54,9 @@ class GSAM(SharpnessAware):
         base: Optimizer,
         *,
         rho: float = 0.05,
-        alpha: float = 0.4,
-        rho_min: float | None = None,
-        lr_min: float = 0.0,
+        alpha: Annotated[float, at_least(0)] = 0.4,
+        rho_min: Annotated[float, at_least(0)] | None = None,
+        lr_min: Annotated[float, at_least(0)] = 0.0,
         **options: Any,
     ) -> None:
         schedule = None if rho_min is None else FollowLearningRate(rho, rho_min, lr_min=lr_min)

@@ -12,7 +12,7 @@ Liu, Mai, Chen, Hsieh, You 2022, https://arxiv.org/abs/2203.02714
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch.optim import Optimizer
@@ -23,6 +23,7 @@ from optimizers.policies import EveryK
 from optimizers.registry import register
 from optimizers.reuse import Reuse, in_place
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import at_least
 
 _KEY = "orthogonal_part"
 
@@ -71,5 +72,13 @@ class Orthogonal(Reuse):
 class LookSAM(SharpnessAware):
     """Climb on every k-th step and reuse what it turned the gradient by: d = g + α (‖g‖/‖g_v‖) g_v."""
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.05, k: int = 5, alpha: float = 0.7, **options: Any) -> None:
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        k: Annotated[int, at_least(1)] = 5,
+        alpha: Annotated[float, at_least(0)] = 0.7,
+        **options: Any,
+    ) -> None:
         super().__init__(base, rho=rho, **{"policy": EveryK(k), "reuse": Orthogonal(alpha=alpha)} | options)

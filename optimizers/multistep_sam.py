@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from optimizers.gradients import Gradient
 from optimizers.metrics import Euclidean, Metric
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import unbounded
 
 
 class Ball(Metric):
@@ -143,7 +144,7 @@ class MultistepSAM(SharpnessAware):
         *,
         rho: float = 0.05,
         steps: int = 3,
-        p: float = 2,
+        p: Annotated[float, unbounded] = 2,
         stride: float | None = None,
         **options: Any,
     ) -> None:

@@ -19,6 +19,7 @@ from optimizers.gradients import Gradient
 from optimizers.norms import shard_of
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import Seed
 
 
 class Noise(Direction):
@@ -55,5 +56,5 @@ class Noise(Direction):
 class RandomSAM(SharpnessAware):
     """Perturb along Gaussian noise of length ρ, one gradient a step: the control experiment."""
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.05, seed: int = 0, **options: Any) -> None:
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, seed: Seed = 0, **options: Any) -> None:
         super().__init__(base, rho=rho, direction=Noise(seed=seed), **options)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch.optim import Optimizer
 
+from optimizers.signatures import checked, close_matches, options_of
+
 if TYPE_CHECKING:
     from optimizers.sharpness_aware import SharpnessAware
 
@@ -67,6 +69,7 @@ def register(
             ),
         )
         method.rho_range = rho_range
+        method.__init__ = checked(name, options_of(method))(method.__init__)  # type: ignore[method-assign]
         return method
 
     return enter
@@ -79,27 +82,20 @@ def available() -> tuple[str, ...]:
 
 def create(name: str, base: Optimizer, **hyperparameters: Any) -> SharpnessAware:
     """The method called `name` over `base`; an unknown name or option answers with those that exist."""
-    info = describe(name)
+    describe(name)
     method = _METHODS[name][0]
-    common = _keywords(method.__mro__[1]) if _forwards(method) else ()
-    unknown = sorted(set(hyperparameters) - set(info.defaults) - set(common))
+    known = options_of(method)
+    known.pop("base", None)
+    unknown = sorted(set(hyperparameters) - set(known))
     if unknown:
-        known = ", ".join(dict.fromkeys([*info.defaults, *common])) or "none"
-        raise TypeError(f"{name}: unknown hyperparameter {', '.join(unknown)}; expected among: {known}")
+        expected = f"{', '.join(known) or 'none'}{close_matches(unknown, known)}"
+        raise TypeError(f"{name}: unknown hyperparameter {', '.join(unknown)}; expected among: {expected}")
     return method(base, **hyperparameters)
-
-
-def _keywords(method: type) -> list[str]:
-    parameters = inspect.signature(method).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-
-
-def _forwards(method: type) -> bool:
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(method).parameters.values())
 
 
 def describe(name: str) -> OptimizerInfo:
     """What is known of the method called `name`."""
     if name not in _METHODS:
-        raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(available())}")
+        hint = close_matches([name], available())
+        raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(available())}{hint}")
     return _METHODS[name][1]

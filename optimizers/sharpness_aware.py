@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from optimizers.policies import Always, Policy
 from optimizers.radius import check_radius, warn_about_radius
 from optimizers.reuse import Reuse
 from optimizers.scaling import Scaling
+from optimizers.signatures import at_least
 from optimizers.trainer_closures import refuse_skipped_steps, unwrapped
 
 
@@ -75,7 +76,7 @@ class SharpnessAware(Optimizer):
         policy: Policy | None = None,
         reuse: Reuse | None = None,
         rho_schedule: Callable[[dict[str, Any]], float] | None = None,
-        micro_batch: int | None = None,
+        micro_batch: Annotated[int, at_least(1)] | None = None,
         no_sync: Callable[[], AbstractContextManager[Any]] | None = None,
         model: nn.Module | None = None,
     ) -> None:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from optimizers.policies import Bernoulli
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import Seed
 
 
 @register("sssam", cost="1 + p", state="1 during the step", reference="Zhao et al. 2022", rho_range=(0.02, 0.5))
@@ -27,7 +28,7 @@ class SSSAM(SharpnessAware):
         *,
         rho: float = 0.05,
         p: float | Callable[[int], float] = 0.5,
-        seed: int = 0,
+        seed: Seed = 0,
         **options: Any,
     ) -> None:
         super().__init__(base, rho=rho, policy=Bernoulli(p, seed=seed), **options)

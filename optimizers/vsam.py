@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from optimizers.policies import Policy
 from optimizers.psf import DecayedPSF
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
+from optimizers.signatures import Seed, at_least
 
 
 class VarianceWindow(Policy):
@@ -144,10 +145,10 @@ class VSAM(SharpnessAware):
         *,
         rho: float = 0.05,
         window: int = 50,
-        warmup: int = 150,
+        warmup: Annotated[int, at_least(0)] = 150,
         alpha: tuple[float, float] = (0.13, 0.13),
         gamma: float = 0.7,
-        seed: int = 0,
+        seed: Seed = 0,
         **options: Any,
     ) -> None:
         policy = VarianceWindow(window=window, warmup=warmup, alpha=alpha, seed=seed)

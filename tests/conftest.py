@@ -1,9 +1,11 @@
 """What every test shares: one thread (the suite runs under xdist), a fixed seed, and the marker for accelerators."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes the tests start inherit it
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="landscape-state-")  # where names of own code are remembered
 
 import pytest
 import torch

@@ -7,13 +7,13 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from landscape.commands.parser import command_parser
+from landscape.commands.parser import add_allow, allow, command_parser
 
 
 def main(arguments: Sequence[str]) -> None:
     """Answer one analysis at a run's checkpoints, from the files where they exist."""
     import analyses
-    from analyses.saved import analyze
+    from analyses.saved import analyze, device_of
     from landscape import distributed
     from landscape.run import Run
 
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--dtype", type=Literal["float32", "float64"] | None, default=None, help="If not the run's own."
     )
+    add_allow(parser)
     # the options to be parsed depend on the analysis, which may stand anywhere among the arguments
     name = next((argument for argument in arguments if argument in analyses.available()), None)
     options: list[str] = []
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         options = [key for key in analysis.options if key not in vectors]
         parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors})
     chosen = parser.parse_args(list(arguments)).as_dict()
+    allow(chosen["allow"])
     analyses.get(chosen["analysis"])
     run = Run.open(chosen["run"])
     steps: list[int | str] = [chosen["steps"]] if chosen["steps"] in ("last", "first") else list(run.steps)
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"--steps: expected last, first, all or numbers as 0,100, got {chosen['steps']!r}"
             ) from None
     common = {key: chosen[key] for key in ("split", "examples", "device", "dtype")}
-    with distributed.process_group(chosen["device"] or run.experiment.device) as device:
+    with distributed.process_group(chosen["device"] or device_of(run)) as device:
         first = distributed.rank() == 0
         if distributed.world_size() > 1:
             common["device"] = str(device)

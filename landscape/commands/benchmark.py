@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from landscape.commands.parser import command_parser
+from landscape.commands.parser import add_allow, allow, command_parser, step
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,11 +24,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--k", type=int, default=5, help="Eigenvalues of largest magnitude.")
     parser.add_argument("--tol", type=float, default=1e-3, help="The relative residual asked for.")
     parser.add_argument("--repeats", type=int, default=3, help="Rounds in which the programs take turns.")
+    add_allow(parser)
     chosen = parser.parse_args(list(arguments))
+    allow(chosen.allow)
 
     from analyses.hessian_benchmark import hessian_benchmark, table
+    from landscape.devices import usable_device
     from landscape.run import Run
 
-    checkpoint = Run.open(chosen.run).checkpoint(int(chosen.step) if chosen.step.isdecimal() else chosen.step)
+    if chosen.device is not None:
+        usable_device(chosen.device)
+    checkpoint = Run.open(chosen.run).checkpoint(step(chosen.step))
     objective = checkpoint.objective(chosen.split, examples=chosen.examples, device=chosen.device)
     print(table(hessian_benchmark(objective, k=chosen.k, tol=chosen.tol, repeats=chosen.repeats)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from landscape.commands.parser import command_parser
+from landscape.commands.parser import command_parser, step
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -16,7 +16,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("run", help="The run's folder.")
     parser.add_argument("target", help="The file to write.")
-    parser.add_argument("--step", default="last", help="Which checkpoint's weights: last, first or a step.")
+    parser.add_argument(
+        "--step", type=str | None, default=None, help="Which checkpoint's weights: last (if left out), first or a step."
+    )
     chosen = parser.parse_args(list(arguments))
 
     from landscape.archive import export_archive
@@ -25,7 +27,11 @@ def main(arguments: Sequence[str]) -> None:
 
     run, target = Run.open(chosen.run), Path(chosen.target)
     if target.suffix == ".h5":
+        if chosen.step is not None:
+            raise ValueError(
+                "--step: an archive holds all checkpoints; leave it out, or export .safetensors, .pt or .pth"
+            )
         export_archive(run, target)
     else:
-        export_weights(run.checkpoint(int(chosen.step) if chosen.step.isdecimal() else chosen.step), target)
+        export_weights(run.checkpoint(step(chosen.step or "last")), target)
     print(f"{target}: {target.stat().st_size} bytes")

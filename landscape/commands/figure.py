@@ -15,6 +15,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", default=".", help="The folder to draw into.")
     chosen = parser.parse_args(list(arguments)).as_dict()
 
+    if not chosen["output"]:
+        raise ValueError("--output: expected the name of a folder, got ''; write . for the working folder")
+
     import analyses
     from analyses import figures
     from analyses.saved import read

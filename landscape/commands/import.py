@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ActionConfigFile
 
-from landscape.commands.parser import command_parser, named_recipes
+from landscape.commands.parser import add_allow, allow, command_parser, experiment_of, named_recipes
 from landscape.experiment import Experiment
 
 
@@ -22,9 +22,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("directory", help="The run's folder; made where it does not exist.")
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
     parser.add_class_arguments(Experiment, as_group=False)
+    add_allow(parser)
     chosen = parser.parse_args(named_recipes(arguments, "experiments")).as_dict()
     source, directory = Path(chosen.pop("source")), chosen.pop("directory")
     chosen.pop("config")
+    allow(chosen.pop("allow"))
+    if not directory:
+        raise ValueError("directory: expected the name of a folder, got ''; write . for the working folder")
+    options = [argument for argument in arguments if argument.startswith("-")]
+    if source.suffix == ".h5" and options:
+        raise ValueError(f"an archive brings its own experiment; leave out {', '.join(options)}")
 
     from landscape.archive import import_archive
     from landscape.exchange import import_weights
@@ -32,5 +39,5 @@ def main(arguments: Sequence[str]) -> None:
     if source.suffix == ".h5":
         run = import_archive(source, directory)
     else:
-        run = import_weights(source, directory, Experiment(**chosen))
+        run = import_weights(source, directory, experiment_of(chosen, arguments))
     print(f"{run.path}: {len(run.steps)} checkpoints")

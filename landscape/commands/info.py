@@ -40,8 +40,7 @@ def about_run(path: Path) -> str:
         lines.append(f"parameters   {run.checkpoint('last').theta.numel()}")
         for name, series in run.metrics.data_vars.items():
             lines.append(f"{name!s:<24} {float(series[-1]):.6g}  ({series.size} values)")
-    files = sorted((run.path / "analyses").glob("*.h5"))
-    lines += [f"analysis     {file.name}" for file in files]
+    lines += [f"analysis     {file.name}" for file in run.analysis_files]
     return "\n".join([*lines, "", run.experiment.to_toml()])
 
 

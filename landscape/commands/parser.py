@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
+
+if TYPE_CHECKING:
+    from landscape.experiment import Experiment
 
 
 def recipes(kind: str) -> dict[str, Path]:
@@ -33,6 +38,45 @@ def named_recipes(arguments: Sequence[str], kind: str) -> list[str]:
         if argument in ("-c", "--config"):
             replaced[i + 1] = str(recipe(replaced[i + 1], kind))
     return replaced
+
+
+def experiment_of(chosen: Mapping[str, Any], arguments: Sequence[str]) -> Experiment:
+    """The experiment of parsed options; of the code it names only what stands in `arguments` themselves is allowed."""
+    from landscape import imports
+    from landscape.experiment import IMPORTED, Experiment
+
+    with imports.from_file():
+        experiment = Experiment(**chosen)
+    for name in IMPORTED:
+        value = getattr(experiment, name)
+        if f"--{name}={value}" in arguments or (f"--{name}", value) in pairwise(arguments):
+            imports.allow(value)
+    return experiment
+
+
+def add_allow(parser: ArgumentParser) -> None:
+    """The option --allow; see `landscape.imports`."""
+    parser.add_argument(
+        "--allow",
+        type=str,
+        default="",
+        help="Code that a file may name, as package.module:factory; several with commas. See landscape.imports.",
+    )
+
+
+def allow(names: str) -> None:
+    """Do what --allow says, in this process and in those it starts."""
+    import os
+
+    from landscape import imports
+
+    if names:
+        os.environ[imports.VARIABLE] = ",".join(filter(None, (os.environ.get(imports.VARIABLE), names)))
+
+
+def step(text: str) -> int | str:
+    """A step on the command line: a number, or `first` or `last`, which a run explains."""
+    return int(text) if text.isdecimal() else text
 
 
 def command_parser(command: str, description: str) -> ArgumentParser:

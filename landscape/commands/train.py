@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ActionConfigFile
 
-from landscape.commands.parser import command_parser, named_recipes
+from landscape.commands.parser import add_allow, allow, command_parser, experiment_of, named_recipes
 from landscape.experiment import Experiment
 from landscape.retention import Retention
 
@@ -23,13 +23,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
     parser.add_class_arguments(Experiment, as_group=False)
     parser.add_class_arguments(Retention, "keep")
+    add_allow(parser)
     chosen = parser.parse_args(named_recipes(arguments, "experiments")).as_dict()
     directory, retention = chosen.pop("directory"), Retention(**chosen.pop("keep"))
     chosen.pop("config")
+    allow(chosen.pop("allow"))
 
     from landscape.training import train
 
-    run = train(Experiment(**chosen), directory, retention=retention)
+    run = train(experiment_of(chosen, arguments), directory, retention=retention)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
         metrics = run.metrics
         reached = f", test accuracy {float(metrics.test_accuracy[-1]):.2%}" if "test_accuracy" in metrics else ""

@@ -5,20 +5,31 @@ E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (1998), UCI
 
 from __future__ import annotations
 
+import functools
+from typing import Annotated
+
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
 from landscape.data.dataset import Data, Split, datasets
 from landscape.seeding import generator
+from optimizers.signatures import at_least
+
+
+@functools.cache
+def _everything() -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels, labels
 
 
 @datasets.register
-def digits(train_examples: int = 1000) -> Data:
+def digits(train_examples: Annotated[int, at_least(1)] = 1000) -> Data:
     """1000 training and 797 test images (1, 8, 8), standardised by the training mean and deviation of all pixels.
 
     The split is one fixed permutation, the same for every seed of an experiment.
     """
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = _everything()
     if not 0 < train_examples < len(labels):
         raise ValueError(f"train_examples: expected 1 to {len(labels) - 1}, got {train_examples}")
     order = torch.randperm(len(labels), generator=generator(0, "digits split"))

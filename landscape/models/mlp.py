@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
 from landscape.models.factory import models
+from optimizers.signatures import at_least, between
 
 
 @models.register
 def mlp(
     input_shape: Sequence[int],
     classes: int,
-    widths: Sequence[int] = (64, 64),
+    widths: Sequence[Annotated[int, at_least(1)]] = (64, 64),
     activation: Literal["relu", "tanh", "gelu"] = "relu",
-    dropout: float = 0.0,
+    dropout: Annotated[float, between(0, 1)] = 0.0,
     batch_norm: bool = False,
 ) -> nn.Sequential:
     """Flatten, then for each width Linear, BatchNorm if asked, the activation and dropout if any; a linear head."""

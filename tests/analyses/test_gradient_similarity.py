@@ -120,8 +120,8 @@ def test_f_sam_noises_of_equal_batches_cancel() -> None:
     [
         ({"momentum": torch.ones(3)}, r"momentum: expected a vector of shape \(4,\); got \(3,\)"),
         ({"gradient_average": torch.ones(9)}, "gradient_average: expected a vector"),
-        ({"rho_sam": float("inf")}, "expected finite radii"),
-        ({"batches": 0}, "batches: expected at least 1"),
+        ({"rho_sam": float("inf")}, "rho_sam: expected a finite number at least 0, got inf"),
+        ({"batches": 0}, "batches: expected a whole number at least 1, got 0"),
     ],
 )
 def test_bad_input_is_named(options: dict, message: str) -> None:

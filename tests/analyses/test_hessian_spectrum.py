@@ -139,7 +139,7 @@ def test_other_matrices_and_blocks_of_parameters(problem) -> None:
 def test_unknown_backend_and_too_many_pairs(problem) -> None:
     model, x, y = problem
     objective = Objective(model, nn.CrossEntropyLoss(), [(x, y)])
-    with pytest.raises(ValueError, match="lanczos, scipy or pyhessian"):
+    with pytest.raises(ValueError, match="backend: expected one of lanczos, scipy, pyhessian, got 'magma'"):
         top_eigenvalues(objective, backend="magma")
     with pytest.raises(ValueError, match="k = 999"):
         top_eigenvalues(objective, k=999)

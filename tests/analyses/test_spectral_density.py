@@ -170,8 +170,8 @@ def test_products_are_counted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probes": 0}, "probes ≥ 1"),
-        ({"nodes": 0}, "steps ≥ 1"),
+        ({"probes": 0}, "probes: expected a whole number at least 1, got 0"),
+        ({"nodes": 0}, "nodes: expected a whole number at least 1, got 0"),
         ({"outliers": 10_000}, "outliers: expected 0 to"),
         ({"width": 0.0}, "width: expected a positive"),
     ],

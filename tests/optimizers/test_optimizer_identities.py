@@ -262,7 +262,7 @@ def test_bad_input_is_named():
         optimizers.create("sam", sgd, roh=0.1)
     with pytest.raises(ValueError, match=r"expected rho ≥ 0, got -0\.1 in parameter group 0: SAM climbs"):
         optimizers.SAM(sgd, rho=-0.1)
-    with pytest.raises(ValueError, match="expected a finite rho, got nan"):
+    with pytest.raises(ValueError, match="rho: expected a finite number, got nan"):
         optimizers.MSAM(BASES["sgd"]([parameter]), rho=math.nan)
     with pytest.raises(TypeError, match="expected an optimizer instance"):
         optimizers.SAM([parameter])
