@@ -239,7 +239,7 @@ def rows_of(value: Any, part: slice, rows: int) -> Any:
 def by_rows(value: Any, rows: int) -> bool:
     """Whether every tensor of `value` has `rows` rows, and nothing in it could hide others."""
     if isinstance(value, Tensor):
-        return not value.ndim or value.shape[0] == rows
+        return not value.ndim or (value.shape[0] == rows and value.layout == torch.strided)
     if isinstance(value, Mapping):
         return all(by_rows(entry, rows) for entry in value.values())
     if isinstance(value, tuple | list):

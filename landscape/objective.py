@@ -34,6 +34,7 @@ from landscape.likelihood import Likelihood
 from landscape.model_function import LossFunction, Mode, ModelFunction, ModelLoss, unwrapped
 from landscape.operators import LinearOperator
 from landscape.parameters import ParameterSpace, Selection
+from landscape.sums_over_batches import accumulator, gradient_at, losses_at, point_of, require_finite
 from landscape.work import Work
 
 
@@ -119,7 +120,7 @@ class Objective:
         self._totals: tuple[int, int, float] | None = None
         if self._data_parallel:  # now, by every process at once, and never again
             ours = (self.local_examples, len(self.batches), self.batches.weight)
-            totals = self.reduce(torch.tensor(ours, dtype=_accumulator(self.device), device=self.device)).tolist()
+            totals = self.reduce(torch.tensor(ours, dtype=accumulator(self.device), device=self.device)).tolist()
             self._totals = (round(totals[0]), round(totals[1]), totals[2])
 
     # what it is of, and over
@@ -200,33 +201,16 @@ class Objective:
         At the model's own parameters a non-finite loss raises `FloatingPointError`; at a given θ it is returned as it
         is, since a surface may well be asked for where the loss overflows.
         """
-        points = self._point(theta, rows=True)
-        examine(self)
-        totals = torch.zeros(points.shape[0], dtype=_accumulator(self.device), device=self.device)
-        with torch.no_grad(), self.running():
-            unflattened = [self.space.unflatten(point) for point in points]
-            for batch in self.batches.walk():
-                for row, parameters in enumerate(unflattened):
-                    totals[row] += batch.weight * self.batch_loss(parameters, batch)
-                self.record(forward=batch.examples * len(unflattened))
-        values = (self.reduce(totals) / self.weight).to(torch.promote_types(self.dtype, torch.float32))
+        values = losses_at(self, point_of(self, theta, rows=True))
         if theta is None:
-            _require_finite(values, self.function.loss_name)
+            require_finite(values, self.function.loss_name)
         return values if theta is not None and theta.ndim == 2 else values[0]
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """∇L(θ), shape (n,); zeros for parameters the loss does not use. Cost: one gradient."""
-        point = self._point(theta)[0]
-        examine(self)
-        total = torch.zeros_like(point)
-        with self.running():
-            for batch in self.batches.walk():
-                blocks = self.function.batch_gradient(self.leaves(point), batch)
-                total += (batch.weight / self.weight) * self.space.flatten(blocks)
-                self.record(gradient=batch.examples)
-        total = self.reduce(total)
+        total = gradient_at(self, point_of(self, theta)[0])
         if theta is None:
-            _require_finite(total, self.function.loss_name)
+            require_finite(total, self.function.loss_name)
         return total
 
     def hessian(
@@ -301,34 +285,11 @@ class Objective:
             distributed.all_reduce(total)
         return total
 
-    def _point(self, theta: Tensor | None, *, rows: bool = False) -> Tensor:
-        if theta is None:
-            return self.theta[None]
-        if theta.shape[-1:] != (self.size,) or theta.ndim > (2 if rows else 1):
-            raise ValueError(
-                f"expected theta of shape ({self.size},){f' or (k, {self.size})' if rows else ''}, "
-                f"got {tuple(theta.shape)}; "
-                "was it flattened from another model?"
-            )
-        return theta.detach().to(device=self.device, dtype=self.dtype).reshape(-1, self.size)
-
     def _checked(self, theta: Tensor | None) -> Tensor:
         """θ for a curvature operator, after one test a model that the loss is one function of it."""
-        point = self._point(theta)[0]
+        point = point_of(self, theta)[0]
         examine(self)
         if not self.function.deterministic:
             require_deterministic(self, point)
             self.function.deterministic = True
         return point
-
-
-def _accumulator(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-
-
-def _require_finite(values: Tensor, loss: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise FloatingPointError(
-            f"the loss {loss} or its gradient is not finite at the model's parameters; "
-            "has training diverged, or does the data hold NaN or Inf?"
-        )
