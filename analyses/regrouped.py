@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,11 @@ def split_groups(groups: Examples, together: int) -> list[tuple[int, Examples]]:
     """The groups in parts of `together`, each with the number of groups in it."""
     count = next(len(value) for value in pytree.tree_leaves(groups) if isinstance(value, Tensor) and value.ndim)
     starts = range(0, count, together)
-    return [(min(together, count - s), _rows(groups, lambda t, s=s: t[s : s + together])) for s in starts]
+    parts = []
+    for start in starts:
+        part = slice(start, start + together)
+        parts.append((min(together, count - start), _rows(groups, operator.itemgetter(part))))
+    return parts
 
 
 def one_group(groups: Examples, index: int) -> Examples:

@@ -120,7 +120,8 @@ class Batches(Sequence[Any]):
                 )
             examples, weight = measured
             if weight:
-                yield Batch(*self._place(piece), examples, weight)
+                inputs, targets = self._place(piece)
+                yield Batch(inputs, targets, examples, weight)
 
     def row_weights(self, batch: Batch) -> list[float]:
         """What each row of a batch weighs by itself."""

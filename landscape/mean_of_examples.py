@@ -38,7 +38,10 @@ def require_mean(objective: Objective) -> bool:
         return False
     ends = sorted({0, 1, rows // 2, rows})
     cuts = [slice(start, end) for start, end in itertools.pairwise(ends)]
-    parts = [batch, *(Batch(*(rows_of(v, cut, rows) for v in batch[:2]), cut.stop - cut.start) for cut in cuts)]
+    parts = [batch]
+    for cut in cuts:
+        inputs, targets = (rows_of(value, cut, rows) for value in (batch.inputs, batch.targets))
+        parts.append(Batch(inputs, targets, cut.stop - cut.start))
     parameters = objective.space.unflatten(objective.theta)
     with torch.no_grad(), objective.running():
         try:
