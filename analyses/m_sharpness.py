@@ -12,7 +12,7 @@ References: Foret et al. (2021), section 4.1; Kwon et al. (2021); Andriushchenko
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -25,13 +25,15 @@ from tqdm import tqdm
 from analyses import figures, spread
 from analyses.displaced_loss import NUMBERS_AT_ONCE
 from analyses.registry import analysis
+from analyses.regrouped import Examples, groups_of, one_group, row_dimensions, shuffled_examples, split_groups
 from landscape.batches import Batch
+from landscape.determinism import examine
 from landscape.magnitude import directions_of, norm
 from landscape.objective import Objective
 from optimizers.signatures import Seed, not_empty
 
 EXAMPLES_AT_ONCE = 4096
-GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+GroupLoss = Callable[[Tensor, Any, Any], Tensor]
 
 
 @analysis(
@@ -56,19 +58,20 @@ def m_sharpness(
     relative too, and of the order of 1). In units of the loss.
 
     Groups are computed together by `torch.func.vmap` where the model allows it, else one by one (attribute
-    `vectorized`). BatchNorm is in the objective's mode; the batches' inputs and targets must be tensors. Cost for each
-    m: `ascent_steps` gradients of all data and one evaluation more than that.
+    `vectorized`). BatchNorm is in the objective's mode. Batches may be tensors, or tuples and mappings of tensors with
+    a row for each example; examples that the loss passes over (ignored targets) are left out. Cost for each m:
+    `ascent_steps` gradients of all data and one evaluation more than that.
 
     Raises ValueError for m that is not between 1 and the number of examples, ρ that is not positive, fewer than one
-    step; TypeError for batches that are not tensors; FloatingPointError where the loss of a group is not finite, or too
-    small for its gradient.
+    step; TypeError for batches that do not consist of rows; FloatingPointError where the loss of a group is not finite,
+    or too small for its gradient.
     """
     if ascent_steps < 1 or not rho > 0 or not np.isfinite(rho):
         raise ValueError(
             f"expected at least 1 step and a positive, finite rho; got ascent_steps={ascent_steps} and {rho}"
         )
-    inputs, targets = _examples(objective, seed)
-    total = len(targets)
+    examine(objective)
+    examples, total = shuffled_examples(objective, seed)
     m = [size for size in (1, 4, 16, 64) if size <= total] if m is None else m
     for size in m:
         if not 1 <= size <= total:
@@ -78,8 +81,8 @@ def m_sharpness(
     rises, vectorized = [], True
     for size in m:
         count = total // size
-        groups = [part[: count * size].unflatten(0, (count, size)) for part in (inputs, targets)]
-        rise, together = _largest_rises(objective, groups[0], groups[1], theta, scale, rho, ascent_steps)
+        groups = groups_of(examples, count, size)
+        rise, together = _largest_rises(objective, groups, size, theta, scale, rho, ascent_steps)
         vectorized &= together
         rises.append(rise.cpu().double().numpy())
     deviation = np.array([spread.deviation(rise) for rise in rises])
@@ -105,58 +108,49 @@ def m_sharpness(
     )
 
 
-def _examples(objective: Objective, seed: int) -> tuple[Tensor, Tensor]:
-    """All inputs and all targets in a random order."""
-    if objective.local_examples != objective.examples:
-        raise ValueError("m_sharpness regroups all examples; expected an objective without data_parallel")
-    batches = list(objective.batches.walk())
-    if not all(isinstance(part, Tensor) for batch in batches for part in (batch.inputs, batch.targets)):
-        raise TypeError("m_sharpness regroups examples: expected batches of (tensor of inputs, tensor of targets)")
-    inputs = torch.cat([batch.inputs for batch in batches])
-    targets = torch.cat([batch.targets for batch in batches])
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
-    return inputs[order], targets[order]
-
-
 def _largest_rises(
-    objective: Objective, inputs: Tensor, targets: Tensor, theta: Tensor, scale: Tensor, rho: float, steps: int
+    objective: Objective, groups: Examples, size: int, theta: Tensor, scale: Tensor, rho: float, steps: int
 ) -> tuple[Tensor, bool]:
     """The largest rise of each group's loss, (groups,), and whether the groups were computed together."""
 
-    def loss(point: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return objective.batch_loss(objective.space.unflatten(point), Batch(x, y, len(y)))
+    def loss(point: Tensor, x: Any, y: Any) -> Tensor:
+        return objective.batch_loss(objective.space.unflatten(point), Batch(x, y, size))
 
-    size = inputs.shape[1]
+    def slope(point: Tensor, x: Any, y: Any) -> Tensor:
+        blocks = objective.function.batch_gradient(objective.leaves(point), Batch(x, y, size))
+        return objective.space.flatten(blocks)
+
     together = max(1, min(NUMBERS_AT_ONCE // len(theta), EXAMPLES_AT_ONCE // size))
     rises: list[Tensor] = []
+    dims = (0, *row_dimensions(groups))
     with objective.running():
-        pairs = list(zip(inputs.split(together), targets.split(together), strict=True))
-        for x, y in tqdm(pairs, desc=f"m-sharpness, m = {size}", delay=2, disable=None):
+        parts = split_groups(groups, together)
+        for some, (x, y) in tqdm(parts, desc=f"m-sharpness, m = {size}", delay=2, disable=None):
+            base = theta.expand(some, -1)
             if together > 1:
                 try:
-                    rises.append(_ascend(vmap(loss), vmap(grad(loss)), theta, scale, x, y, rho, steps))
+                    mapped = vmap(loss, in_dims=dims), vmap(grad(loss), in_dims=dims)
+                    rises.append(_ascend(*mapped, base, scale, x, y, rho, steps))
                 except RuntimeError:  # an operation that vmap does not know: what is really wrong, the loop will raise
                     together = 1
             if together == 1:
-                value, slope = _one_by_one(loss), _one_by_one(grad(loss))
-                rises.append(_ascend(value, slope, theta, scale, x, y, rho, steps))
-            examples = len(x) * size
+                rises.append(_ascend(_one_by_one(loss), _one_by_one(slope), base, scale, x, y, rho, steps))
+            examples = len(base) * size
             objective.record(forward=(steps + 1) * examples, gradient=steps * examples)
     return torch.cat(rises), together > 1
 
 
 def _one_by_one(function: GroupLoss) -> GroupLoss:
-    def mapped(points: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.stack([function(p, x, y) for p, x, y in zip(points, inputs, targets, strict=True)])
+    def mapped(points: Tensor, inputs: Any, targets: Any) -> Tensor:
+        return torch.stack([function(p, *one_group((inputs, targets), i)) for i, p in enumerate(points)])
 
     return mapped
 
 
 def _ascend(
-    loss: GroupLoss, gradient: GroupLoss, theta: Tensor, scale: Tensor, x: Tensor, y: Tensor, rho: float, steps: int
+    loss: GroupLoss, gradient: GroupLoss, base: Tensor, scale: Tensor, x: Any, y: Any, rho: float, steps: int
 ) -> Tensor:
     """Projected ascent in u = T⁻¹ε, all groups (g, ...) side by side; returns the largest rise of each, (g,)."""
-    base = theta.expand(len(x), -1)
     u = torch.zeros_like(base)
     with torch.no_grad():
         start = loss(base, x, y)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape.experiment import Experiment
+    from landscape.model_function import ModelLoss
     from landscape.objective import Objective
     from landscape.run import Checkpoint, Run
     from landscape.training import train
 
-__all__ = ["Checkpoint", "Experiment", "Objective", "Run", "train"]
+__all__ = ["Checkpoint", "Experiment", "ModelLoss", "Objective", "Run", "train"]
 
 _HOME = {
     "Checkpoint": "landscape.run",
     "Experiment": "landscape.experiment",
+    "ModelLoss": "landscape.model_function",
     "Objective": "landscape.objective",
     "Run": "landscape.run",
     "train": "landscape.training",

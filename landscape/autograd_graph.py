@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -15,6 +16,8 @@ def saved_bytes(outputs: Iterable[Tensor]) -> int:
         for name in dir(node):
             if name.startswith("_saved_"):
                 for tensor in _tensors(getattr(node, name)):
+                    if tensor.layout != torch.strided:  # has no storage of its own: inputs that are there anyway
+                        continue
                     storage = tensor.untyped_storage()
                     storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -5,8 +5,10 @@ A batch is `(inputs, targets)`. `inputs` is what the model takes: a tensor (`mod
 tuple (`model(*x)`). A batch that is itself a mapping, as Hugging Face collators make them, is both: `model(**batch)`
 and `loss_fn(output, batch)`.
 
-A batch counts as many examples as its targets have rows (dimension 0 of the first tensor); another meaning, such as
-scored tokens, is given by `count(inputs, targets) -> int`.
+A batch has as many examples as its targets have rows (dimension 0 of the first tensor). What it weighs in the mean
+over the data is what its loss averaged over: `landscape.loss_average` knows that for torch's losses; for others it is
+the rows, or what `count(inputs, targets) -> int` says (scored tokens, say), which then are the examples too. A batch
+of weight zero is passed over.
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from landscape.loss_average import TorchLoss
+from landscape.repeated_walks import fresh_walk, generators_kept, require_same
+
+IGNORED = -100  # the target that torch's losses pass over unless told otherwise
 Count = Callable[[Any, Any], int]
 
 
 class Batch(NamedTuple):
-    """One batch on its device: what the model takes, what the loss takes, and how many examples that is."""
+    """One batch on its device: what the model takes, what the loss takes, how many examples that is, its weight."""
 
     inputs: Any
     targets: Any
     examples: int
+    weight: float = 1.0
 
 
 class Batches(Sequence[Any]):
@@ -43,6 +50,8 @@ class Batches(Sequence[Any]):
         count: Count | None,
         device: torch.device,
         dtype: torch.dtype | None,
+        loss: TorchLoss | None = None,
+        whole: bool = False,
         micro_batch: int | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
@@ -54,32 +63,116 @@ class Batches(Sequence[Any]):
                 "pass a list or a DataLoader with shuffle=False"
             )
         self.source = batches
-        self._count, self._device, self._dtype = count, device, dtype
-        self._micro_batch, self._share = micro_batch, share
+        self._count, self._device, self._dtype, self._loss = count, device, dtype, loss
+        self._whole, self._micro_batch, self._share = whole, micro_batch, share
+        self.examined = False  # whether `landscape.determinism` has looked at the loss over these batches
+        self._uncounted = False  # whether targets pass over some rows, nobody says how many
+        self._first: list[Any] = []  # the first batch, where another walk might bring another
 
     @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """Examples of each batch, from one walk."""
-        counts = tuple(batch.examples for batch in self.walk())
-        if not counts and self._share != (0, 1):
+    def _tally(self) -> list[tuple[int, float]]:
+        """Examples and weight of each batch of this process, from one walk; and a look at whether walks agree."""
+        with generators_kept(self._device, self.source):
+            tally = [self._measure(*self._place(piece)) for piece in self._share_of_pieces()]
+            self._look_again()
+        if not tally and self._share != (0, 1):
             raise ValueError(
                 f"expected a batch for each of {self._share[1]} processes, got fewer; make smaller ones (micro_batch=)"
             )
-        if not counts:
+        if not tally:
             raise ValueError("expected at least one batch, got none; is the data set empty or the loader exhausted?")
-        return counts
+        if self._uncounted and (len(tally) > 1 or self._share != (0, 1)):
+            raise ValueError(
+                f"some targets are {IGNORED}, which losses pass over, and it cannot be told how many the loss counts; "
+                f"pass count=(inputs, targets) -> int, for example lambda x, y: int((y != {IGNORED}).sum())"
+            )
+        if not any(weight for _, weight in tally):
+            raise ValueError(
+                "expected at least one example that counts, got none: every target is ignored, or count= returns 0"
+            )
+        return tally
+
+    @property
+    def counted(self) -> bool:
+        """Whether the caller says what batches weigh."""
+        return self._count is not None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Examples of each batch that counts."""
+        return tuple(examples for examples, weight in self._tally if weight)
+
+    @property
+    def weight(self) -> float:
+        """The weights of all batches of this process together."""
+        return sum(weight for _, weight in self._tally)
 
     def walk(self) -> Iterator[Batch]:
-        """The batches of this process in order, on the device and, where they are floating point, in the dtype."""
-        rank, processes = self._share
-        pieces = (piece for position, batch in enumerate(self.source) for piece in self._pieces(position, batch))
-        for inputs, targets in itertools.islice(pieces, rank, None, processes):
-            inputs, targets = self._place(inputs), self._place(targets)
-            yield Batch(inputs, targets, (self._count or _rows)(inputs, targets))
+        """The batches of this process in order, on the device and, where they are floating point, in the dtype.
+
+        A walk that brings other batches than the first did is a `ValueError`.
+        """
+        for piece, measured in itertools.zip_longest(self._share_of_pieces(), self._tally):
+            if piece is None or measured is None:
+                raise ValueError(
+                    f"the batches differ from one walk to the next: expected {len(self._tally)} of them, "
+                    f"got {'fewer' if piece is None else 'more'}; pass list(loader)"
+                )
+            examples, weight = measured
+            if weight:
+                inputs, targets = self._place(piece)
+                yield Batch(inputs, targets, examples, weight)
+
+    def row_weights(self, batch: Batch) -> list[float]:
+        """What each row of a batch weighs by itself."""
+        if self._count is not None:
+            rows = _rows(batch.inputs, batch.targets)
+            cuts = [slice(row, row + 1) for row in range(rows)]
+            return [float(self._count(*(rows_of(part, cut, rows) for part in batch[:2]))) for cut in cuts]
+        if self._loss is not None and isinstance(batch.targets, Tensor):
+            return self._loss.rows(batch.targets).tolist()
+        return [1.0] * batch.examples
+
+    def head(self, rows: int) -> Batch:
+        """The first `rows` rows of the first batch, or all of it where its tensors do not consist of rows."""
+        batch = next(self.walk())
+        parts = (batch.inputs, batch.targets)
+        if batch.examples <= rows or not by_rows(parts, batch.examples):
+            return batch
+        inputs, targets = (rows_of(part, slice(rows), batch.examples) for part in parts)
+        return Batch(inputs, targets, rows, batch.weight)
+
+    def _share_of_pieces(self) -> Iterator[tuple[Any, Any]]:
+        pieces = (piece for position, batch in enumerate(self._raw()) for piece in self._pieces(position, batch))
+        return itertools.islice(pieces, self._share[0], None, self._share[1])
+
+    def _raw(self) -> Iterator[Any]:
+        for position, batch in enumerate(fresh_walk(self.source)):
+            if position == 0 and not isinstance(self.source, list | tuple):
+                if self._first:
+                    require_same(self._first[0], batch)
+                else:
+                    self._first.append(batch)
+            yield batch
+
+    def _look_again(self) -> None:
+        for _ in itertools.islice(self._raw(), 1):
+            pass
+
+    def _measure(self, inputs: Any, targets: Any) -> tuple[int, float]:
+        """Examples and weight of a batch."""
+        if self._count is not None:
+            examples = int(self._count(inputs, targets))
+            return examples, float(examples)
+        rows = _rows(inputs, targets)
+        if self._loss is not None and isinstance(targets, Tensor):
+            return rows, self._loss.total(targets)
+        self._uncounted = self._uncounted or _holds_ignored(targets)
+        return rows, float(rows)
 
     def _pieces(self, position: int, batch: Any) -> Iterator[tuple[Any, Any]]:
         """The parts, of `micro_batch` rows, that a batch is worked on in."""
-        if isinstance(batch, Mapping):
+        if self._whole or isinstance(batch, Mapping):
             inputs, targets = batch, batch
         elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) == 2:
             inputs, targets = batch
@@ -88,6 +181,9 @@ class Batches(Sequence[Any]):
                 f"batch {position}: expected (inputs, targets) or a mapping, got {type(batch).__name__}"
                 + (f" of length {len(batch)}" if isinstance(batch, Sequence) else "")
             )
+        if self._count is not None and self._micro_batch is None:
+            yield inputs, targets
+            return
         rows = _rows(inputs, targets)
         if rows < 1:
             raise ValueError(f"batch {position}: expected at least one example, got {rows}")
@@ -96,16 +192,16 @@ class Batches(Sequence[Any]):
             return
         for start in range(0, rows, self._micro_batch):
             part = slice(start, start + self._micro_batch)
-            yield _part(inputs, part, rows), _part(targets, part, rows)
+            yield rows_of(inputs, part, rows), rows_of(targets, part, rows)
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.source)
+        return self._raw()
 
     def __getitem__(self, index: int | slice) -> Any:
-        source = self.source if isinstance(self.source, Sequence) else list(self.source)
+        source = self.source if isinstance(self.source, Sequence) else list(self._raw())
         return source[index]
 
     def _place(self, value: Any) -> Any:
@@ -126,15 +222,30 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs), {}) if isinstance(inputs, tuple) else ((inputs,), {})
 
 
-def _part(value: Any, part: slice, rows: int) -> Any:
+def rows_of(value: Any, part: slice, rows: int) -> Any:
     """The rows `part` of every tensor that has `rows` rows."""
     if isinstance(value, Tensor):
-        return value[part] if value.ndim and value.shape[0] == rows else value
+        if not value.ndim or value.shape[0] != rows:
+            return value
+        if value.layout != torch.strided:
+            return value.index_select(0, torch.arange(rows, device=value.device)[part])
+        return value[part]
     if isinstance(value, Mapping):
-        return {key: _part(entry, part, rows) for key, entry in value.items()}
+        return {key: rows_of(entry, part, rows) for key, entry in value.items()}
     if isinstance(value, tuple | list):
-        return tuple(_part(entry, part, rows) for entry in value)
+        return tuple(rows_of(entry, part, rows) for entry in value)
     return value
+
+
+def by_rows(value: Any, rows: int) -> bool:
+    """Whether every tensor of `value` has `rows` rows, and nothing in it could hide others."""
+    if isinstance(value, Tensor):
+        return not value.ndim or (value.shape[0] == rows and value.layout == torch.strided)
+    if isinstance(value, Mapping):
+        return all(by_rows(entry, rows) for entry in value.values())
+    if isinstance(value, tuple | list):
+        return all(by_rows(entry, rows) for entry in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _rows(inputs: Any, targets: Any) -> int:
@@ -145,6 +256,16 @@ def _rows(inputs: Any, targets: Any) -> int:
     raise ValueError(
         "cannot tell how many examples a batch has: no tensor with rows in it; pass count=(inputs, targets) -> int"
     )
+
+
+def _holds_ignored(value: Any) -> bool:
+    """Whether integer labels among `value` hold torch's mark of a target that does not count."""
+    if isinstance(value, Tensor):
+        whole = value.dtype in (torch.int8, torch.int16, torch.int32, torch.int64)
+        return whole and bool((value == IGNORED).any())
+    if isinstance(value, Mapping):
+        return any(_holds_ignored(entry) for entry in value.values())
+    return isinstance(value, tuple | list) and any(map(_holds_ignored, value))
 
 
 def _first_tensor(value: Any) -> Tensor | None:

@@ -1,6 +1,6 @@
 r"""A curvature matrix of an objective, multiplied by vectors as a weighted sum over batches.
 
-    C v = Σ_b (N_b/N) C_b v
+    C v = Σ_b (W_b/W) C_b v
 
 How C_b v is formed is a `Way`: a function that prepares a batch at θ and returns its product. What was prepared is kept
 for the next product if it fits into memory, and made anew for each product if not; where a way needs a derivative that
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from landscape.affine_batch_norm import AffineBatchNorm
 from landscape.batches import Batch
 from landscape.operators import LinearOperator
 
@@ -57,7 +56,7 @@ class CurvatureOperator(LinearOperator):
         self._objective = objective
         self._ways = list(ways)
         self._first = first  # the first batch as the first way prepares it, where that was done already
-        self._kept: list[tuple[Product, int]] | None = None
+        self._kept: list[tuple[Product, float]] | None = None
         self._proven = False
 
     @classmethod
@@ -72,13 +71,15 @@ class CurvatureOperator(LinearOperator):
         ways = [Way("retained", graph, kept=True), Way("recomputed", graph), *others]
         budget = memory_budget(objective.device) if memory is None else memory
         batch = next(objective.batches.walk())
-        with objective.running(), AffineBatchNorm():
+        with objective.function.differentiating_twice():
             try:
                 first = graph(batch)
             except RuntimeError as failure:
                 if not _lacking(failure):
                     raise
                 return cls(objective, ways[1:])
+        if objective.function.recomputes:  # whoever drops activations to save memory does not want graphs kept
+            return cls(objective, ways[1:], first)
         if first.held_bytes() * objective.local_examples > budget * batch.examples:
             return cls(objective, ways[1:], first)
         return cls(objective, ways, first)
@@ -106,10 +107,10 @@ class CurvatureOperator(LinearOperator):
                 blocks = self._objective.space.unflatten_rows(rows)
                 # What is kept was built in the context; its products need it no more, and it costs more than a small
                 # one.
-                with nullcontext() if self._kept is not None else self._context():
-                    for product, examples in self._products():
+                with nullcontext() if self._kept is not None else self._objective.function.differentiating_twice():
+                    for product, weight in self._products():
                         share = self._objective.space.flatten_rows(product(blocks))
-                        total += (examples / self._objective.examples) * share
+                        total += (weight / self._objective.weight) * share
                 return total
             except RuntimeError as failure:
                 # A way that has worked once fails for another reason; so does the last one left.
@@ -118,7 +119,7 @@ class CurvatureOperator(LinearOperator):
                 self._kept = self._first = None
                 self._ways.pop(0)
 
-    def _products(self) -> Iterator[tuple[Product, int]]:
+    def _products(self) -> Iterator[tuple[Product, float]]:
         way = self._ways[0]
         if self._kept is not None:
             yield from self._kept
@@ -127,15 +128,10 @@ class CurvatureOperator(LinearOperator):
         for batch in self._objective.batches.walk():
             product, self._first = self._first or way.prepare(batch), None
             if way.kept:
-                kept.append((product, batch.examples))
-            yield product, batch.examples
+                kept.append((product, batch.weight))
+            yield product, batch.weight
         if way.kept:
             self._kept = kept
-
-    @contextmanager
-    def _context(self) -> Iterator[None]:
-        with self._objective.running(), AffineBatchNorm():
-            yield
 
 
 def _lacking(failure: RuntimeError) -> bool:

@@ -6,12 +6,19 @@ every curvature product a sample of something else; a Krylov method then converg
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from landscape.mean_of_examples import ROWS, require_mean
+from landscape.model_state import version, written_by
+from landscape.repeated_walks import same
+
 if TYPE_CHECKING:
+    from landscape.batches import Batch
     from landscape.objective import Objective
 
 
@@ -36,43 +43,71 @@ def refuse_random_modules(model: nn.Module) -> None:
             )
 
 
-def require_deterministic(objective: Objective, theta: Tensor) -> None:
-    """Raise `ValueError`, naming cause and cure, where two evaluations on the first batch are not one and the same.
+def examine(objective: Objective) -> None:
+    """Once for a model and its loss: which buffers a forward pass writes, and whether the loss is a mean of examples.
 
-    Exact where the cause is torch's: the generators' states and the model's buffers must not move. Anything else shows
-    as two losses that differ by more than rounding. Random state and buffers are put back. Cost: two forward passes
-    over one batch.
+    Raises `ValueError` where the forward pass draws random numbers, or where the loss adds up over examples or averages
+    over something else than the batches are weighed by. Cost: up to three forward passes over eight examples of the
+    first batch, which are in no counter.
     """
-    if not isinstance(objective.batches.source, list | tuple):
-        first, again = next(objective.batches.walk(), None), next(objective.batches.walk(), None)
-        if first is None or again is None or not _same(tuple(first), tuple(again)):
-            raise ValueError(
-                "the batches differ from one walk to the next: a shuffling or augmenting loader, or one without data; "
-                "use shuffle=False and no random augmentation, or pass list(loader)"
-            )
-    batch = next(objective.batches.walk())
-    buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
-    state = _random_state(objective.device)
-    with torch.no_grad(), objective.running():
-        parameters = objective.space.unflatten(theta)
-        losses = torch.stack([objective.batch_loss(parameters, batch) for _ in range(2)]).double().cpu()
-    drew = not _same(state, _random_state(objective.device))
-    changed = [n for n, buffer in objective.model.named_buffers() if not _same(buffer, buffers[n])]
-    torch.set_rng_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state(state[1], objective.device)
-    for name in changed:
-        objective.model.get_buffer(name).copy_(buffers[name])
+    function, batches = objective.function, objective.batches
+    if function.written is None:
+        _look(objective, lambda batch: _examine_forward_pass(objective, batch))
+    if not (batches.examined or function.averages or function.torch_loss is not None or batches.counted):
+        function.averages = require_mean(objective)
+    batches.examined = True
+
+
+def _look(objective: Objective, at: Callable[[Batch], object]) -> None:
+    """Look at a few examples of the first batch, or at all of it where the model does not take a few."""
+    try:
+        at(objective.batches.head(ROWS))
+    except (RuntimeError, IndexError, ValueError):  # a model for batches of one size, or what is really wrong
+        at(next(objective.batches.walk()))
+
+
+def _examine_forward_pass(objective: Objective, batch: Batch) -> None:
+    model, parameters = objective.model, objective.space.unflatten(objective.theta)
+    with objective.running():
+        copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        before = {name: version(copy) for name, copy in copies.items()}
+        state = _random_state(objective.device)
+
+        def forward() -> tuple[str, ...]:
+            objective.function.loss_here(batch)
+            return written_by(model, copies, before)
+
+        with torch.no_grad():
+            written = objective.function.at({**parameters, **copies}, forward)
+        drew = not same(state, _random_state(objective.device))
     if drew:
         raise ValueError(
             "the forward pass draws random numbers, so the loss at one θ is not one number: dropout or noise that "
             "ignores eval mode? Switch it off for the measurement"
         )
-    if changed:
+    objective.function.written = written
+
+
+def require_deterministic(objective: Objective, theta: Tensor) -> None:
+    """Raise `ValueError`, naming cause and cure, where two evaluations on the first batch are not one and the same.
+
+    Exact where the cause is torch's: the generators' states and the model's buffers must not move. Anything else shows
+    as two losses that differ by more than rounding. Random state and buffers are put back. Cost: two forward passes
+    over one batch, and one over eight examples.
+    """
+    written = objective.function.written
+    if written:
         raise ValueError(
-            f"a forward pass changes the buffers {', '.join(changed)}, so the loss depends on how often it was asked; "
+            f"a forward pass changes the buffers {', '.join(written)}, so the loss depends on how often it was asked; "
             "freeze them for the measurement"
         )
+    if objective.function.recomputes is None:  # to be known before the first graph is built
+        with torch.enable_grad(), objective.running():
+            _look(objective, functools.partial(objective.batch_loss, objective.leaves(theta)))
+    batch = next(objective.batches.walk())
+    with torch.no_grad(), objective.running():
+        parameters = objective.space.unflatten(theta)
+        losses = torch.stack([objective.batch_loss(parameters, batch) for _ in range(2)]).double().cpu()
     low = torch.finfo(
         torch.get_autocast_dtype(objective.device.type) if objective.function.autocast else objective.dtype
     ).eps
@@ -86,17 +121,3 @@ def require_deterministic(objective: Objective, theta: Tensor) -> None:
 def _random_state(device: torch.device) -> tuple[Tensor, ...]:
     state = (torch.get_rng_state(),)
     return (*state, torch.cuda.get_rng_state(device)) if device.type == "cuda" else state
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one.nan_to_num() if one.is_floating_point() else one, _comparable(other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
-
-
-def _comparable(tensor: Tensor) -> Tensor:
-    return tensor.nan_to_num() if tensor.is_floating_point() else tensor

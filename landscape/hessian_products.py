@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch
-from landscape.curvature_operator import Blocks, CurvatureOperator, Product, Way
+from landscape.curvature_operator import Blocks, CurvatureOperator, Product, Sized, Way
 from landscape.pullback import Pullback
 
 if TYPE_CHECKING:
@@ -35,13 +35,10 @@ HessianWay = Literal["auto", "retained", "linearised", "recomputed", "forward ov
 def hessian_operator(objective: Objective, theta: Tensor, *, way: HessianWay, memory: int | None) -> CurvatureOperator:
     """∇²L at `theta` (n,); `memory` bounds the bytes of kept graphs (default: a quarter of the device's)."""
 
-    def graph(batch: Batch) -> Pullback:
+    def graph(batch: Batch) -> Sized:
         leaves = objective.leaves(theta)
-        with torch.enable_grad():
-            loss = objective.batch_loss(leaves, batch)
-            inputs = list(leaves.values())
-            gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True, materialize_grads=True)
-        return Pullback(gradient, inputs)
+        gradient = objective.function.batch_gradient(leaves, batch, create_graph=True)
+        return objective.function.replayed(leaves, Pullback(gradient, list(leaves.values())))
 
     def gradient_of(batch: Batch) -> tuple[Any, tuple[Tensor, ...]]:
         blocks = objective.space.unflatten(theta)

@@ -1,6 +1,6 @@
 r"""One function of one vector: the mean loss of a model over stated data.
 
-    L(θ) = Σ_b N_b ℓ_b(θ) / Σ_b N_b        ℓ_b the loss of batch b, a mean over its N_b examples
+    L(θ) = Σ_b W_b ℓ_b(θ) / Σ_b W_b        ℓ_b the loss of batch b, W_b what it is a mean over
 
     objective = Objective(model, nn.CrossEntropyLoss(), batches)
     objective()                            # L at the model's own parameters
@@ -8,8 +8,9 @@ r"""One function of one vector: the mean loss of a model over stated data.
     objective.gradient()                   # (n,)
     objective.hessian() @ v                # (n,) or (n, k)
 
-The weights N_b make uneven batches exact. The model runs in eval mode (BatchNorm with its running statistics, dropout
-off) unless told otherwise, and comes out as it went in: mode, gradients, buffers, parameters and random state.
+The weights W_b make uneven batches exact: L is the loss of all the data in one batch (`landscape.loss_average`). The
+model runs in eval mode (BatchNorm with its running statistics, dropout off) unless told otherwise, and comes out as it
+went in: mode, gradients, buffers, parameters and random state.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from torch import Tensor, distributed, nn
 
 from landscape.batches import Batch, Batches, Count
 from landscape.curvature_operator import CurvatureOperator
-from landscape.determinism import require_deterministic
+from landscape.description import description_of
+from landscape.determinism import examine, require_deterministic
 from landscape.finite_differences import FiniteDifferenceHessian
-from landscape.gauss_newton import Likelihood, empirical_fisher_operator, fisher_operator, gauss_newton_operator
+from landscape.gauss_newton import empirical_fisher_operator, fisher_operator, gauss_newton_operator
 from landscape.hessian_products import HessianWay, hessian_operator
-from landscape.model_function import LossFunction, Mode, ModelFunction, unwrapped
+from landscape.likelihood import Likelihood
+from landscape.model_function import LossFunction, Mode, ModelFunction, ModelLoss, unwrapped
 from landscape.operators import LinearOperator
 from landscape.parameters import ParameterSpace, Selection
-from landscape.tf32 import tf32_in_use
+from landscape.sums_over_batches import accumulator, gradient_at, losses_at, point_of, require_finite
 from landscape.work import Work
 
 
@@ -40,8 +43,9 @@ class Objective:
 
     `loss_fn(model(inputs), targets)` returns the mean loss of a batch, a scalar, with no weight decay in it. `batches`
     is an iterable of `(inputs, targets)` that can be walked again, in the same order (`landscape.batches` says which
-    forms a batch may take). An example is a row of the targets; where the loss averages over something else (tokens),
-    `count(inputs, targets)` says how many a batch has.
+    forms a batch may take). Torch's own losses say what they average over (class weights, ignored targets). For others
+    it is the rows of the targets, or what `count(inputs, targets)` says (tokens that count, say): L is then the mean
+    over those. `ModelLoss(function)` in place of a loss takes `function(model, batch)` and batches of any form.
 
     With a `device` or `dtype` other than the model's the objective works on a copy of the model taken now; otherwise on
     the model itself, at its parameters of the moment. `mode="unchanged"` leaves each module in the mode the model is in
@@ -54,8 +58,8 @@ class Objective:
     of the initialised `torch.distributed` group passes the same batches and works on its share of them, with one
     all-reduce per value, gradient or product; all processes must then ask the same questions.
 
-    Raises `TypeError` for one-shot iterators, `ValueError` for empty data, a loss that is no scalar, θ of the wrong
-    shape.
+    Raises `TypeError` for one-shot iterators and complex parameters, `ValueError` for empty data, batches that differ
+    from walk to walk, a loss that is no scalar, adds up over examples or is random, θ of the wrong shape.
     """
 
     def __init__(
@@ -73,17 +77,25 @@ class Objective:
         data_parallel: bool = False,
     ) -> None:
         model = self.original = unwrapped(model)  # whose parameters an optimizer holds, also where this works on a copy
-        space = ParameterSpace.of(model)
+        space = ParameterSpace.of(model).real()
         here = next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
         self.device = here if device is None else torch.empty(0, device=device).device
         if self.device != here or (dtype is not None and set(space.dtypes) != {dtype}):
             model = copy.deepcopy(model).to(device=self.device, dtype=dtype)
             space = ParameterSpace.of(model)
+            if isinstance(loss_fn, nn.Module):  # class weights must be where the outputs are
+                loss_fn = copy.deepcopy(loss_fn).to(device=self.device, dtype=dtype)
         self.space = space
         self.function = ModelFunction(model, loss_fn, mode=mode, autocast=autocast, device=self.device)
         self.population: int | None = None  # how many examples these were chosen from, where they are not all
         self._data_parallel = data_parallel
-        self._batching: dict[str, Any] = {"count": count, "dtype": dtype, "micro_batch": micro_batch}
+        self._batching: dict[str, Any] = {
+            "count": count,
+            "dtype": dtype,
+            "loss": self.function.torch_loss,
+            "whole": isinstance(loss_fn, ModelLoss),
+            "micro_batch": micro_batch,
+        }
         self._work = Work()
         self._take(batches)
 
@@ -108,10 +120,11 @@ class Objective:
     def _take(self, batches: Iterable[Any]) -> None:
         share = (distributed.get_rank(), distributed.get_world_size()) if self._data_parallel else (0, 1)
         self.batches = Batches(batches, device=self.device, share=share, **self._batching)
-        self._totals: tuple[int, int] | None = None
+        self._totals: tuple[int, int, float] | None = None
         if self._data_parallel:  # now, by every process at once, and never again
-            totals = self.reduce(torch.tensor([self.local_examples, len(self.batches)], device=self.device))
-            self._totals = (int(totals[0]), int(totals[1]))
+            ours = (self.local_examples, len(self.batches), self.batches.weight)
+            totals = self.reduce(torch.tensor(ours, dtype=accumulator(self.device), device=self.device)).tolist()
+            self._totals = (round(totals[0]), round(totals[1]), totals[2])
 
     # what it is of, and over
 
@@ -141,6 +154,11 @@ class Objective:
         return self._totals[0] if self._totals else self.local_examples
 
     @property
+    def weight(self) -> float:
+        """Σ_b W_b, over all processes: what L is a mean over."""
+        return self._totals[2] if self._totals else self.batches.weight
+
+    @property
     def local_examples(self) -> int:
         """Examples in the batches of this process."""
         return sum(self.batches.counts)
@@ -159,22 +177,8 @@ class Objective:
     @property
     def description(self) -> dict[str, str | int | float | bool]:
         """What a number from this objective is a number of, for file attributes."""
-        return {
-            "loss": self.function.loss_name,
-            "model": type(self.model).__name__,
-            "mode": self.function.mode,
-            "batch_norm": self.function.batch_norm,
-            "weight_decay": "not included",
-            "examples": self.examples,
-            **({} if self.population is None else {"examples_in_all": self.population}),
-            "batches": self._totals[1] if self._totals else len(self.batches),
-            "parameters": self.size,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "autocast": str(self.function.autocast or "off").removeprefix("torch."),
-            "tf32": tf32_in_use(self.device),
-            "processes": distributed.get_world_size() if self._data_parallel else 1,
-        }
+        processes = distributed.get_world_size() if self._data_parallel else 1
+        return description_of(self, batches=self._totals[1] if self._totals else len(self.batches), processes=processes)
 
     # what it costs: in passes over all the data, of this objective and those made from it by `on`
 
@@ -205,34 +209,16 @@ class Objective:
         At the model's own parameters a non-finite loss raises `FloatingPointError`; at a given θ it is returned as it
         is, since a surface may well be asked for where the loss overflows.
         """
-        points = self._point(theta, rows=True)
-        totals = torch.zeros(points.shape[0], dtype=_accumulator(self.device), device=self.device)
-        with torch.no_grad(), self.running():
-            unflattened = [self.space.unflatten(point) for point in points]
-            for batch in self.batches.walk():
-                for row, parameters in enumerate(unflattened):
-                    totals[row] += batch.examples * self.batch_loss(parameters, batch)
-                self.record(forward=batch.examples * len(unflattened))
-        values = (self.reduce(totals) / self.examples).to(torch.promote_types(self.dtype, torch.float32))
+        values = losses_at(self, point_of(self, theta, rows=True))
         if theta is None:
-            _require_finite(values, self.function.loss_name)
+            require_finite(values, self.function.loss_name)
         return values if theta is not None and theta.ndim == 2 else values[0]
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """∇L(θ), shape (n,); zeros for parameters the loss does not use. Cost: one gradient."""
-        point = self._point(theta)[0]
-        total = torch.zeros_like(point)
-        with self.running():
-            for batch in self.batches.walk():
-                parameters = self.leaves(point)
-                with torch.enable_grad():
-                    loss = self.batch_loss(parameters, batch)
-                blocks = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-                total += (batch.examples / self.examples) * self.space.flatten(blocks)
-                self.record(gradient=batch.examples)
-        total = self.reduce(total)
+        total = gradient_at(self, point_of(self, theta)[0])
         if theta is None:
-            _require_finite(total, self.function.loss_name)
+            require_finite(total, self.function.loss_name)
         return total
 
     def hessian(
@@ -271,13 +257,14 @@ class Objective:
         likelihood: Likelihood | None = None,
         memory: int | None = None,
     ) -> CurvatureOperator:
-        """The Fisher matrix at θ, (n, n), positive semi-definite.
+        """The Fisher matrix at θ, (n, n), positive semi-definite; conventions and factors to others: `gauss_newton`.
 
-        `true`: E over examples and over labels drawn from the model; `likelihood` is "categorical" (softmax over
-        dimension 1 of the outputs), "gaussian" (unit variance), or a function of the outputs whose second derivative in
-        them is their Fisher matrix; by default it is read off the loss. `empirical`: the mean over examples of g gᵀ
-        with the data's own labels. Cost and errors as `hessian`; the empirical one needs a model that treats its rows
-        independently.
+        `true`: E over examples and over labels drawn from the model, weighed as the loss weighs them (class weights,
+        ignored targets); `likelihood` is "categorical" (softmax over dimension 1 of the outputs; mean over positions),
+        "bernoulli" (sigmoid; mean over entries), "gaussian" (unit variance; sum over an example's outputs), or a
+        function of the outputs whose second derivative in them is their Fisher matrix; by default it is read off the
+        loss. `empirical`: the mean over rows of g gᵀ with the data's own labels. Cost and errors as `hessian`; the
+        empirical one needs a model that treats its rows independently.
         """
         point = self._checked(theta)
         if kind == "true":
@@ -306,33 +293,11 @@ class Objective:
             distributed.all_reduce(total)
         return total
 
-    def _point(self, theta: Tensor | None, *, rows: bool = False) -> Tensor:
-        if theta is None:
-            return self.theta[None]
-        if theta.shape[-1:] != (self.size,) or theta.ndim > (2 if rows else 1):
-            raise ValueError(
-                f"expected theta of shape ({self.size},){f' or (k, {self.size})' if rows else ''}, "
-                f"got {tuple(theta.shape)}; "
-                "was it flattened from another model?"
-            )
-        return theta.detach().to(device=self.device, dtype=self.dtype).reshape(-1, self.size)
-
     def _checked(self, theta: Tensor | None) -> Tensor:
         """θ for a curvature operator, after one test a model that the loss is one function of it."""
-        point = self._point(theta)[0]
-        if not self.function.deterministic or not isinstance(self.batches.source, list | tuple):
+        point = point_of(self, theta)[0]
+        examine(self)
+        if not self.function.deterministic:
             require_deterministic(self, point)
             self.function.deterministic = True
         return point
-
-
-def _accumulator(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-
-
-def _require_finite(values: Tensor, loss: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise FloatingPointError(
-            f"the loss {loss} or its gradient is not finite at the model's parameters; "
-            "has training diverged, or does the data hold NaN or Inf?"
-        )

@@ -40,6 +40,12 @@ class ParameterSpace:
     @classmethod
     def of(cls, model: nn.Module) -> ParameterSpace:
         """The space of `model`'s trainable parameters; a model without any is a `ValueError`."""
+        lazy = [name for name, parameter in model.named_parameters() if nn.parameter.is_lazy(parameter)]
+        if lazy:
+            raise ValueError(
+                f"expected a model whose parameters have shapes, got lazy ones without: {', '.join(lazy)}; "
+                "pass one batch through the model first"
+            )
         blocks = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not blocks:
             raise ValueError(
@@ -67,6 +73,16 @@ class ParameterSpace:
     def dtype(self) -> torch.dtype:
         """The dtype of θ: the widest among the blocks."""
         return reduce(torch.promote_types, self.dtypes)
+
+    def real(self) -> ParameterSpace:
+        """The space itself, if its blocks are real; complex ones, of which Rⁿ has no coordinates, are a `TypeError`."""
+        complexes = [name for name, dtype in zip(self.names, self.dtypes, strict=True) if dtype.is_complex]
+        if complexes:
+            raise TypeError(
+                f"expected real parameters, got complex ones: {', '.join(complexes)}; hold their real and imaginary "
+                "parts, torch.view_as_real(p), in the model and let its forward pass use torch.view_as_complex"
+            )
+        return self
 
     def flatten(self, tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
         """One vector (n,) from a mapping by name or an iterable in the order of `names`; a copy, differentiable."""
