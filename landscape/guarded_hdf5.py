@@ -201,13 +201,18 @@ def open_guarded(path: str | Path, within: tuple[str, ...] = ()) -> Iterator[Gua
             library or the parsing in the block stumbles over becomes this error.
     """
     path = Path(path)
+    stop: BaseException
     with SealedFile(path) as sealed:
         try:
             with h5py.File(sealed, "r") as file:
                 yield Guarded(path, file, sealed).enter(within)
-        except RefusedFile:
-            raise
-        except Exception as error:
-            if sealed.damage is not None:
-                raise sealed.damage from error
-            raise RefusedFile(path, f"unreadable: {type(error).__name__}: {error}") from error
+            return
+        except RefusedFile as refusal:
+            stop = RefusedFile(path, sealed.damage or refusal.reason)
+        except Exception as error:  # the HDF5 library and what parses its contents raise many kinds
+            stop = RefusedFile(path, sealed.damage or f"unreadable: {type(error).__name__}: {error}")
+        except BaseException as interruption:
+            stop = interruption.with_traceback(None)
+    # raised here and not in the handlers: a traceback through h5py holds HDF5's driver, and whoever keeps the exception
+    # until the interpreter ends (a notebook does) would free it after HDF5 has shut down
+    raise stop
