@@ -18,6 +18,8 @@ import tomli_w
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from landscape import limited_toml
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -146,7 +148,7 @@ class Experiment:
     def from_toml(cls, text: str) -> Experiment:
         """The experiment that `text` describes; unknown keys and wrong types are refused by name."""
         try:
-            values = tomllib.loads(text)
+            values = limited_toml.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"expected an experiment as TOML, got text that is not TOML: {error}") from error
         known = [f.name for f in dataclasses.fields(cls)]

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from torch import Tensor, nn
 
+from landscape import limited_toml
 from landscape.atomic_file import TEMPORARY, remove_leftovers, write_text
 from landscape.background_writer import BackgroundWriter
 from landscape.checkpoint import Checkpoint, model_tensors, parse_experiment
@@ -38,6 +38,7 @@ from landscape.refused_file import RefusedFile
 from landscape.retention import Retention
 from landscape.run_lock import NAME as LOCK
 from landscape.run_lock import writing
+from landscape.shortened import shortened
 from landscape.tree_codec import Tree
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Run"]
 
-_CHECKPOINT = re.compile(r"step-(\d{8,})\.h5")
+_CHECKPOINT = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,15})\.h5")  # one name for each step
 
 
 class Run:
@@ -118,7 +119,9 @@ class Run:
                 raise KeyError(f"{self.path} has no checkpoint yet")
             step = steps[0] if step == "first" else steps[-1]
         if step not in steps:
-            raise KeyError(f"{self.path}: no checkpoint at step {step!r}; expected first, last or one of {steps}")
+            raise KeyError(
+                f"{self.path}: no checkpoint at step {step!r:.80}; expected first, last or one of ({shortened(steps)})"
+            )
         path = self.checkpoint_path(int(step))
         try:
             checkpoint = Checkpoint.open(path)
@@ -290,6 +293,6 @@ def _barely_begun(path: Path) -> bool:
 
 def _difference(there: str, here: str) -> str:
     """The settings that differ, as `lr = 0.1 there, 0.2 here`."""
-    a, b = tomllib.loads(there), tomllib.loads(here)
+    a, b = limited_toml.loads(there), limited_toml.loads(here)
     different = [key for key in {**a, **b} if a.get(key) != b.get(key)]
     return ", ".join(f"{key} = {a.get(key, 'unset')} there, {b.get(key, 'unset')} here" for key in different)
