@@ -11,8 +11,9 @@ from typing import Any
 
 LONGEST = 1 << 16  # characters; the packaged experiments have one or two thousand
 DEEPEST = 20  # tables within tables, lists within lists
+_DOTS = 200  # of one key, before it is parsed: beyond any text with dots in it, and parsed in a millisecond
 _DOTTED = re.compile(
-    rf"""(?:\.[ \t]*(?:[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){{{DEEPEST},}}"""
+    rf"""(?:\.[ \t]*(?:[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*){{{_DOTS},}}"""
 )  # a key, or part of one
 
 
