@@ -4,7 +4,8 @@
 
 The key is a digest of what was asked (analysis, split, examples, precision, and every option, those left at their
 defaults too) and of what the checkpoint holds, so that other options, another default or other weights make another
-file. Each file is a Dataset that xarray and plain h5py open, written whole or not at all.
+file. Each file is a Dataset that xarray and plain h5py open, written whole or not at all, and sealed as checkpoints
+are: one that was damaged or edited is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ import xarray as xr
 from analyses import registry
 from analyses.subject_key import contents_key
 from landscape import distributed
-from landscape.atomic_file import atomic_file, remove_leftovers
+from landscape.atomic_file import remove_leftovers
+from landscape.dataset_file import ANALYSIS, read_dataset, write_dataset
+from landscape.refused_file import RefusedFile
 from landscape.run import Checkpoint, Run
 
 FORMAT = 2  # raise it when an analysis changes what it computes, so that older files are computed again
@@ -100,6 +102,9 @@ def analyze(
     checkpoint = run.checkpoint(step)
     path = analysis_path(run, name, checkpoint.step, split=split, examples=examples, dtype=dtype, options=options)
     known = path.exists()
+    if known and _unsealed(path):
+        warnings.warn(f"{path}: saved by an older release, without a seal; it is computed again", stacklevel=2)
+        known = False
     distributed.barrier()  # all have looked before one of them writes
     if known:
         return read(path, name)
@@ -130,23 +135,28 @@ def device_of(trained: Run | Checkpoint) -> str:
 
 
 def write(dataset: xr.Dataset, path: Path) -> None:
-    """Write `dataset` whole or not at all: a temporary name, fsync, then the rename."""
+    """Write `dataset` whole and sealed or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    with atomic_file(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+    write_dataset(path, dataset, ANALYSIS)
 
 
 def read(path: Path, name: str | None = None) -> xr.Dataset:
     """The Dataset in `path`, checked to be an analysis (called `name`), with the path itself as an attribute."""
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-    except Exception as error:  # the HDF5 library raises many kinds
-        raise DamagedAnalysis(f"{path}: expected an analysis as HDF5, got a file that cannot be read ({error}); "
-                              "delete it to have it computed again") from error  # fmt: skip
+        dataset = read_dataset(path, ANALYSIS)
+    except RefusedFile as refusal:
+        older = "; saved by an older release, without a seal" if _unsealed(path) else ""
+        raise DamagedAnalysis(
+            f"{path}: not a whole analysis: {refusal.reason}{older}; delete it to have it computed again"
+        ) from refusal
     found = dataset.attrs.get("analysis")
     if found is None or (name is not None and found != name):
         raise DamagedAnalysis(f"{path}: expected the analysis {name or 'that made it'} in its attributes, got {found}")
     return dataset.assign_attrs(path=str(path))
+
+
+def _unsealed(path: Path) -> bool:
+    """Whether the file begins as plain HDF5 does: releases that did not seal analyses wrote them so."""
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"

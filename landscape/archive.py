@@ -16,13 +16,14 @@ import numpy as np
 from landscape.atomic_file import write_bytes
 from landscape.checkpoint import parse_experiment
 from landscape.checkpoint_file import (
+    LAST_STEP,
     CheckpointContents,
     read_checkpoint,
     write_attributes,
     write_checkpoint,
     write_contents,
 )
-from landscape.guarded_hdf5 import open_guarded
+from landscape.guarded_hdf5 import Guarded, open_guarded
 from landscape.metric_series import read_metrics, write_metrics
 from landscape.metrics_file import write_metrics_file
 from landscape.run import Run
@@ -70,7 +71,7 @@ def import_archive(source: str | Path, directory: str | Path) -> Run:
             raise file.refuse(f"expected a {FORMAT}, version {VERSION}")
         experiment = str(file.attributes().get("experiment") or file.text("attributes", "experiment"))
         metrics = read_metrics(file)
-        steps = sorted(file.names("checkpoints")) if file.has("checkpoints") else []
+        steps = _steps(file)
         names = file.names("analyses") if file.has("analyses") else []
         for name in names:
             if not _FILE_NAME.fullmatch(name):
@@ -80,14 +81,29 @@ def import_archive(source: str | Path, directory: str | Path) -> Run:
         raise ValueError(f"{directory}: expected a new or an empty folder for the run in {source}")
     run = Run.create(directory, parse_experiment(source, experiment))
     with run.writing():
-        for name in steps:
+        for step, name in steps.items():
             contents = read_checkpoint(source, ("checkpoints", name))
-            write_checkpoint(run.checkpoint_path(contents.step), **_contents(contents))
+            write_checkpoint(run.checkpoint_path(step), **_contents(contents))
         (run.path / "metrics").mkdir(exist_ok=True)
         write_metrics_file(run.path / "metrics" / f"to-{max(run.steps, default=0):08d}.h5", metrics)
         for name, data in analyses.items():
             write_bytes(run.path / "analyses" / name, data.data)
     return run
+
+
+def _steps(file: Guarded) -> dict[int, str]:
+    """The groups that hold the checkpoints, by step: each must be called after the step that it says it holds."""
+    steps: dict[int, str] = {}
+    if not file.has("checkpoints"):
+        return steps
+    for name in file.names("checkpoints"):
+        step = file.attributes("checkpoints", name).get("step")
+        if type(step) is not int or not 0 <= step <= LAST_STEP or name != f"step-{step:08d}":
+            raise file.refuse(
+                f"/checkpoints/{name:.80}: expected the checkpoint of its name, got that of step {step!r:.80}"
+            )
+        steps[step] = name
+    return dict(sorted(steps.items()))
 
 
 def _contents(contents: CheckpointContents) -> dict[str, Tree]:

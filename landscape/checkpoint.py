@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from landscape.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
 from landscape.metric_series import Series
 from landscape.refused_file import RefusedFile
+from landscape.shortened import shortened
 from landscape.tree_codec import Tree
 
 if TYPE_CHECKING:
@@ -68,13 +69,19 @@ class Checkpoint:
     @property
     def theta(self) -> Tensor:
         """Clean weights (n,), in the order of `ParameterSpace.of(self.model())`."""
-        return _flat(self._contents.parameters)
+        return self._flat(self._contents.parameters)
 
     @property
     def momentum(self) -> Tensor | None:
         """The base optimizer's first moment (n,) in the same coordinates; None where it has none."""
         momentum = self._contents.momentum
-        return None if momentum is None else _flat(momentum)
+        return None if momentum is None else self._flat(momentum)
+
+    def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size > self.path.stat().st_size:  # many names, one tensor: no model of ours has it so
+            raise RefusedFile(self.path, f"its weights by name are {size} bytes together, more than the file has")
+        return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -129,7 +136,7 @@ class Checkpoint:
                 wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
                 raise ValueError(
                     f"{self.path}: expected a model with the {group} of this checkpoint, "
-                    f"got another name or shape at {', '.join(wrong)}"
+                    f"got another name or shape at {shortened(wrong)}"
                 )
             with torch.no_grad():
                 for name, tensor in tensors.items():
@@ -206,10 +213,6 @@ def model_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
         "frozen": {name: p for name, p in parameters.items() if not p.requires_grad},
         "buffers": dict(model.named_buffers()),
     }
-
-
-def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
 
 
 def parse_experiment(path: Path, text: str) -> Experiment:

@@ -27,13 +27,15 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from landscape.guarded_hdf5 import Guarded, open_guarded
+from landscape.guarded_hdf5 import MOST_ATTRIBUTES, Guarded, open_guarded
 from landscape.metric_series import Series, read_metrics, verify_metrics, write_metrics
 from landscape.sealed_file import new_sealed_file
+from landscape.shortened import shortened
 from landscape.tree_codec import Tree, read_tree, tensor_shapes, write_text, write_tree
 
 FORMAT = "landscape-toolkit checkpoint"
 VERSION = 1
+LAST_STEP = 10**15  # of one a microsecond, thirty years; a float still counts them
 Attribute = str | int | float | bool
 
 _OWN_GROUPS = ("parameters", "momentum", "buffers", "metrics", "layout", "attributes")
@@ -93,8 +95,8 @@ def write_contents(
     attributes: Mapping[str, Attribute],
 ) -> None:
     """Put the contents of a checkpoint into an empty group: a file, or a group of an archive. See `write_checkpoint`."""
-    if step < 0:
-        raise ValueError(f"step: expected 0 or more, got {step}")
+    if not 0 <= step <= LAST_STEP:
+        raise ValueError(f"step: expected 0 or more, got {step}" + f"; at most {LAST_STEP}" * (step > 0))
     _check_names(parameters, momentum, state, attributes)
     own: dict[str, Attribute] = {"format": FORMAT, "format_version": VERSION, "step": step}
     write_attributes(file, own | dict(attributes))
@@ -121,8 +123,8 @@ def read_checkpoint(path: str | Path, within: tuple[str, ...] = ()) -> Checkpoin
         _check_format(file)
         attributes = _read_attributes(file)
         step = attributes.get("step")
-        if type(step) is not int or step < 0:
-            raise file.refuse(f"expected its step as a whole number from 0 on, got {step!r}")
+        if type(step) is not int or not 0 <= step <= LAST_STEP:
+            raise file.refuse(f"expected its step as a whole number from 0 to {LAST_STEP}, got {step!r}")
         groups = tuple(file.names("layout"))
         there = set(file.names()) - {"layout", "attributes"}
         missing = sorted(({"parameters", "buffers", "metrics"} - there) | (there ^ set(groups)))
@@ -200,7 +202,7 @@ class CheckpointContents:
     def state(self, group: str) -> Tree:
         """The state tree of this name; KeyError with the names there are."""
         if group not in self.groups:
-            raise KeyError(f"no state {group!r} in {self.path}; there is {', '.join(self.groups) or 'none'}")
+            raise KeyError(f"no state {group!r} in {self.path}; there is {shortened(self.groups) or 'none'}")
         with self._open() as file:
             return read_tree(file, group)
 
@@ -231,11 +233,13 @@ def _check_names(
         if found != shapes:
             wrong = [n for n in {**shapes, **found} if shapes.get(n) != found.get(n)]
             raise ValueError(
-                f"momentum: expected the names and shapes of the parameters, got others at {', '.join(wrong)}"
+                f"momentum: expected the names and shapes of the parameters, got others at {shortened(wrong)}"
             )
     for group in state:
         if group in _OWN_GROUPS or not group.isidentifier():
             raise ValueError(f"state group {group!r}: expected an identifier other than {', '.join(_OWN_GROUPS)}")
+    if len(attributes) > MOST_ATTRIBUTES // 2:
+        raise ValueError(f"expected at most {MOST_ATTRIBUTES // 2} attributes, got {len(attributes)}")
     for name in attributes:
         if name in _OWN_ATTRIBUTES or not name:
             raise ValueError(f"attribute {name!r}: {', '.join(_OWN_ATTRIBUTES)} are written by the format itself")
@@ -267,7 +271,11 @@ def _check_format(file: Guarded) -> None:
 
 
 def _read_attributes(file: Guarded) -> dict[str, Attribute]:
-    attributes: dict[str, Attribute] = {n: value for n, value in file.attributes().items() if value is not None}
+    attributes: dict[str, Attribute] = {}
+    for name, value in file.attributes().items():
+        if isinstance(value, np.ndarray):
+            raise file.refuse(f"attribute {name}: expected one text or number, got {value.size}")
+        attributes[name] = value
     if file.has("attributes"):
         attributes |= {name: file.text("attributes", name) for name in file.names("attributes")}
     return attributes

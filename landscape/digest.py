@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from landscape.hdf5_target import write_all
 from landscape.refused_file import RefusedFile
 
 USER_BLOCK = 512
@@ -100,16 +101,9 @@ def seal(path: str | Path, kind: Seal = SEALS[-1]) -> None:
 
         table = b"".join(pool.map(digests, range(0, length, SPAN)))
         to_disk.result()
-        _write_all(descriptor, table, USER_BLOCK + length)
-        _write_all(descriptor, kind.header(length, table), 0)
+        write_all(descriptor, table, USER_BLOCK + length)
+        write_all(descriptor, kind.header(length, table), 0)
         os.fsync(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def read_seal(descriptor: int, path: Path) -> Table:

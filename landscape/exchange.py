@@ -20,6 +20,7 @@ from landscape.checkpoint import Checkpoint, model_tensors
 from landscape.experiment import Experiment
 from landscape.refused_file import RefusedFile
 from landscape.run import Run
+from landscape.shortened import shortened
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -76,7 +77,7 @@ def import_weights(source: str | Path, directory: str | Path, experiment: Experi
     if wrong:
         raise RefusedFile(
             source,
-            f"expected the weights of model {experiment.model!r}, got other names or shapes at {', '.join(wrong)}",
+            f"expected the weights of model {experiment.model!r}, got other names or shapes at {shortened(wrong)}",
         )
     converted = {name: _converted(source, name, tensors[name], tensor.dtype) for name, tensor in expected.items()}
     buffers = model_tensors(model)["buffers"]

@@ -18,7 +18,7 @@ import tomli_w
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from landscape import imports
+from landscape import imports, limited_toml
 from landscape.devices import device_named
 
 IMPORTED = ("data", "model", "base")  # the fields that may name somebody's code
@@ -179,7 +179,7 @@ class Experiment:
     def from_toml(cls, text: str) -> Experiment:
         """The experiment that `text` describes; unknown keys and wrong types are refused by name."""
         try:
-            values = tomllib.loads(text)
+            values = limited_toml.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"expected an experiment as TOML, got text that is not TOML: {error}") from error
         known = [f.name for f in dataclasses.fields(cls)]

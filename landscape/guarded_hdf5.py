@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ from landscape.refused_file import RefusedFile
 from landscape.sealed_reader import SealedFile
 
 _KINDS = "iufS"  # integers, floats, strings of fixed length
+MOST_ATTRIBUTES = 1000  # HDF5 searches attributes one by one
+
+Value = str | int | float | bool | np.ndarray
+"""An attribute: one text, number or truth value, or a vector of numbers."""
 
 
 class Request(NamedTuple):
@@ -43,6 +47,7 @@ class Guarded:
         self._sealed = sealed
         self._limit = sealed.length
         self._handed_out = 0
+        self._counted: set[tuple[str, int, int]] = set()
 
     def refuse(self, reason: str) -> RefusedFile:
         """The error to raise for this file."""
@@ -86,7 +91,9 @@ class Guarded:
             dataset, dtype, shape = self._checked(request)
             address = h5py.h5o.get_info(dataset).addr
             if address not in known:
-                position = self._storage(dataset, request.path, math.prod(shape) * dtype.itemsize)
+                size = math.prod(shape) * dtype.itemsize
+                self._count("object", address, size)
+                position = self._storage(dataset, request.path, size)
                 array = known[address] = np.empty(shape, dtype)
                 if position is not None:
                     pieces.append((position, array.reshape(-1).view(np.uint8).data))
@@ -96,15 +103,33 @@ class Guarded:
         self._sealed.fill(pieces)
         return arrays
 
-    def numbers(self, position: int | None, dtype: np.dtype, count: int) -> np.ndarray:
-        """`count` numbers that begin at byte `position` of the file; None where there are none."""
-        size = count * dtype.itemsize
-        if count < 0 or (position is None) != (count == 0) or not 0 <= (position or 0) <= self._limit - size:
-            raise self.refuse(f"{count} numbers at byte {position} do not lie inside the file")
-        array = np.empty(count, dtype)
-        if position is not None:
-            self._sealed.fill([(position, array.view(np.uint8).data)])
-        return array
+    def numbers(self, wanted: Iterable[tuple[int | None, np.dtype, int]]) -> list[np.ndarray]:
+        """For each (position, dtype, count) the numbers that begin at this byte of the file; None where count is 0.
+
+        One pass over the file; the same numbers asked for twice are one array.
+        """
+        known: dict[tuple[int | None, np.dtype, int], np.ndarray] = {}
+        pieces, arrays = [], []
+        for position, dtype, count in wanted:
+            key, size = (position, dtype, count), count * dtype.itemsize
+            if key not in known:
+                if count < 0 or (position is None) != (count == 0) or not 0 <= (position or 0) <= self._limit - size:
+                    raise self.refuse(f"{count} numbers at byte {position} do not lie inside the file")
+                self._count("bytes", position or 0, size)
+                known[key] = np.empty(count, dtype)
+                if position is not None:
+                    pieces.append((position, known[key].view(np.uint8).data))
+            arrays.append(known[key])
+        self._sealed.fill(pieces)
+        return arrays
+
+    def _count(self, kind: str, position: int, size: int) -> None:
+        """Refuse a file that would have more read from it than it has; what is read twice counts once."""
+        if (kind, position, size) not in self._counted:
+            self._counted.add((kind, position, size))
+            self._handed_out += size
+            if self._handed_out > self._limit:
+                raise self.refuse(f"what it says it holds, {self._handed_out} bytes and more, is larger than it is")
 
     def _checked(self, request: Request) -> tuple[h5py.h5d.DatasetID, np.dtype, tuple[int, ...]]:
         dataset = self._open(request.path)
@@ -123,9 +148,6 @@ class Guarded:
     def _storage(self, dataset: h5py.h5d.DatasetID, path: tuple[str, ...], size: int) -> int | None:
         """Where in the file the numbers are; None for none, or a few in the dataset's own header (compact)."""
         where = "/" + "/".join(path)
-        self._handed_out += size
-        if self._handed_out > self._limit:
-            raise self.refuse(f"{where}: its {size} bytes and what was read before are more than the file has")
         layout = dataset.get_create_plist()
         if layout.get_external_count() or layout.get_nfilters():
             raise self.refuse(f"{where}: external storage and filters are never used in these files")
@@ -145,24 +167,33 @@ class Guarded:
             raise self.refuse(f"expected /{'/'.join(path)} to be text, got type {array.dtype}")
         return bytes(array[()]).decode()
 
-    def attributes(self) -> dict[str, str | int | float | bool | None]:
-        """The attributes of the file: one string, number or truth value each."""
-        count = h5py.h5a.get_num_attrs(self.root)
-        names = [h5py.h5a.open(self.root, index=i).name.decode() for i in range(count)]
-        return {name: self.attribute(name) for name in names}
+    def attributes(self, *path: str, without: Container[str] = ()) -> dict[str, Value]:
+        """The attributes of the group or dataset of this path, but not those named in `without`."""
+        item = self._open(path)
+        count = h5py.h5a.get_num_attrs(item)
+        if count > MOST_ATTRIBUTES:
+            raise self.refuse(f"/{'/'.join(path)}: expected at most {MOST_ATTRIBUTES} attributes, got {count}")
+        names: list[bytes] = []
+        h5py.h5a.iterate(item, names.append)
+        return {name: self._attribute(item, name) for name in map(bytes.decode, names) if name not in without}
 
-    def attribute(self, name: str) -> str | int | float | bool | None:
-        """One attribute of the file; None if there is none of this name."""
-        if not h5py.h5a.exists(self.root, name.encode()):
-            return None
-        attribute = h5py.h5a.open(self.root, name.encode())
-        dtype = np.dtype(attribute.dtype)
-        if attribute.shape != () or dtype.kind not in _KINDS + "b" or dtype.hasobject or dtype.itemsize > self._limit:
-            raise self.refuse(
-                f"attribute {name}: expected one string or number, got {dtype} of shape {attribute.shape}"
-            )
-        value = np.empty((), dtype)
+    def attribute(self, name: str) -> Value | None:
+        """One attribute of the group; None if there is none of this name."""
+        exists = h5py.h5a.exists(self.root, name.encode())
+        return self._attribute(self.root, name) if exists else None
+
+    def _attribute(self, item: h5py.h5g.GroupID | h5py.h5d.DatasetID, name: str) -> Value:
+        attribute = h5py.h5a.open(item, name.encode())
+        dtype, shape = np.dtype(attribute.dtype), attribute.shape
+        plain = dtype.kind in _KINDS + "b" and not dtype.hasobject
+        if shape is None or len(shape) > (plain and dtype.kind != "S") or not plain:
+            raise self.refuse(f"attribute {name}: expected text, a number or a few, got {dtype} of shape {shape}")
+        if math.prod(shape) * dtype.itemsize > self._limit:
+            raise self.refuse(f"attribute {name}: larger than the file")
+        value = np.empty(shape, dtype)
         attribute.read(value)
+        if shape:
+            return value
         return bytes(value[()]).decode() if dtype.kind == "S" else value.item()
 
     def _open(self, path: tuple[str, ...]) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
@@ -178,10 +209,8 @@ class Guarded:
 
     def _step(self, group: h5py.h5g.GroupID, path: tuple[str, ...]) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
         link = path[-1].encode()
-        try:
-            kind = group.links.get_info(link).type if b"/" not in link else None
-        except KeyError:
-            kind = None
+        there = b"/" not in link and link != b"." and group.links.exists(link)
+        kind = group.links.get_info(link).type if there else None
         if kind != h5py.h5l.TYPE_HARD:
             where = "/" + "/".join(path)
             raise self.refuse(
@@ -201,13 +230,18 @@ def open_guarded(path: str | Path, within: tuple[str, ...] = ()) -> Iterator[Gua
             library or the parsing in the block stumbles over becomes this error.
     """
     path = Path(path)
+    stop: BaseException
     with SealedFile(path) as sealed:
         try:
             with h5py.File(sealed, "r") as file:
                 yield Guarded(path, file, sealed).enter(within)
-        except RefusedFile:
-            raise
-        except Exception as error:
-            if sealed.damage is not None:
-                raise sealed.damage from error
-            raise RefusedFile(path, f"unreadable: {type(error).__name__}: {error}") from error
+            return
+        except RefusedFile as refusal:
+            stop = RefusedFile(path, sealed.damage or refusal.reason)
+        except Exception as error:  # the HDF5 library and what parses its contents raise many kinds
+            stop = RefusedFile(path, sealed.damage or f"unreadable: {type(error).__name__}: {error}")
+        except BaseException as interruption:
+            stop = interruption.with_traceback(None)
+    # raised here and not in the handlers: a traceback through h5py holds HDF5's driver, and whoever keeps the exception
+    # until the interpreter ends (a notebook does) would free it after HDF5 has shut down
+    raise stop

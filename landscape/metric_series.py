@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from landscape.guarded_hdf5 import Guarded
+from landscape.guarded_hdf5 import Guarded, Request
 from landscape.tree_codec import link_name, write_text
 
 Series = tuple[np.ndarray, np.ndarray]
@@ -39,14 +39,10 @@ def checked(name: str, series: Series) -> Series:
 
 def coordinates(series: Mapping[str, Series]) -> dict[str, list[str]]:
     """Names of the series under each coordinate: `step` and `<first name>_step`."""
-    groups: list[list[str]] = []
+    together: dict[tuple[int, bytes], list[str]] = {}
     for name, (steps, _) in series.items():
-        for group in groups:
-            if np.array_equal(series[group[0]][0], steps):
-                group.append(name)
-                break
-        else:
-            groups.append([name])
+        together.setdefault((len(steps), steps.tobytes()), []).append(name)
+    groups = list(together.values())
     longest = max(groups, key=lambda group: len(series[group[0]][0]), default=None)
     return {"step" if group is longest else f"{group[0]}_step": group for group in groups}
 
@@ -96,34 +92,41 @@ def write_metrics(file: h5py.Group, series: Mapping[str, Series]) -> None:
 
 def read_metrics(file: Guarded) -> dict[str, Series]:
     """The series that `write_metrics` stored."""
-    series: dict[str, Series] = {}
-    for coordinate, entry in _layout(file).items():
-        columns = {
-            name: file.numbers(position, _INT if name == coordinate else _FLOAT, entry["length"])
-            for name, position in entry["at"].items()
-        }
-        steps = columns.pop(coordinate)
-        series |= {name: (steps, values) for name, values in columns.items()}
+    series, _ = _read(file)
     return series
 
 
 def verify_metrics(file: Guarded) -> None:
     """See that the datasets under `/metrics`, as HDF5 finds them, are the series that `read_metrics` reads."""
-    found = {}
-    for name, (steps, values) in read_metrics(file).items():
-        found[link_name(name)] = values
-        found |= {link_name(c): steps for c, entry in _layout(file).items() if name in entry["at"]}
+    series, coordinate_steps = _read(file)
+    found = {link_name(name): values for name, (_, values) in series.items()}
+    found |= {link_name(name): steps for name, steps in coordinate_steps.items()}
     if set(file.names("metrics")) != found.keys():
         raise file.refuse("/metrics does not hold the series that its layout names")
-    for name, expected in found.items():
-        if file.array("metrics", name, dtype=expected.dtype, shape=expected.shape).tobytes() != expected.tobytes():
+    stored = file.arrays(Request(("metrics", name), array.dtype, array.shape) for name, array in found.items())
+    for (name, expected), array in zip(found.items(), stored, strict=True):
+        if array.tobytes() != expected.tobytes():
             raise file.refuse(f"/metrics/{name} is not where its layout says")
+
+
+def _read(file: Guarded) -> tuple[dict[str, Series], dict[str, np.ndarray]]:
+    """The series, and the steps of each coordinate."""
+    layout: dict[str, Any] = json.loads(file.text("layout", "metrics"))
+    columns = [(coordinate, name) for coordinate, entry in layout.items() for name in entry["at"]]
+    arrays = file.numbers(
+        (layout[coordinate]["at"][name], _INT if name == coordinate else _FLOAT, layout[coordinate]["length"])
+        for coordinate, name in columns
+    )
+    found = dict(zip(columns, arrays, strict=True))
+    steps = {coordinate: found[coordinate, coordinate] for coordinate in layout}
+    for coordinate, values in steps.items():
+        if (np.diff(values) <= 0).any():
+            raise file.refuse(f"/metrics/{coordinate}: expected steps that rise")
+    series = {name: (steps[coordinate], values) for (coordinate, name), values in found.items() if name != coordinate}
+    if len(series) != len(columns) - len(layout):
+        raise file.refuse("/layout/metrics: expected each series once")
+    return series, steps
 
 
 def _position(dataset: h5py.Dataset) -> int | None:
     return int(dataset.id.get_offset()) if dataset.size else None
-
-
-def _layout(file: Guarded) -> dict[str, Any]:
-    layout: dict[str, Any] = json.loads(file.text("layout", "metrics"))
-    return layout

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape.guarded_hdf5 import open_guarded
-from landscape.metric_series import Series, read_metrics, write_metrics
+from landscape.guarded_hdf5 import Guarded, open_guarded
+from landscape.metric_series import Series, read_metrics, verify_metrics, write_metrics
 from landscape.sealed_file import new_sealed_file
 
 FORMAT = "landscape-toolkit metrics"
@@ -26,6 +26,18 @@ def write_metrics_file(path: Path, series: Mapping[str, Series]) -> None:
 def read_metrics_file(path: Path) -> dict[str, Series]:
     """The series in `path`; RefusedFile if it is not as it was written."""
     with open_guarded(path) as file:
-        if (file.attribute("format"), file.attribute("format_version")) != (FORMAT, VERSION):
-            raise file.refuse(f"expected {FORMAT}, version {VERSION}")
+        _check_format(file)
         return read_metrics(file)
+
+
+def verify_metrics_file(path: Path) -> None:
+    """Read all of `path`, as a checkpoint is verified; RefusedFile if any of it is not as it was written."""
+    with open_guarded(path) as file:
+        file.verify()
+        _check_format(file)
+        verify_metrics(file)
+
+
+def _check_format(file: Guarded) -> None:
+    if (file.attribute("format"), file.attribute("format_version")) != (FORMAT, VERSION):
+        raise file.refuse(f"expected {FORMAT}, version {VERSION}")

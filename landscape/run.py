@@ -37,6 +37,7 @@ from landscape.refused_file import RefusedFile
 from landscape.retention import Retention
 from landscape.run_lock import NAME as LOCK
 from landscape.run_lock import writing
+from landscape.shortened import shortened
 from landscape.tree_codec import Tree
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Run"]
 
-METRICS_FILE = re.compile(r"to-\d{8,}\.h5")
-_CHECKPOINT = re.compile(r"step-(\d{8,})\.h5")
+METRICS_FILE = re.compile(r"to-[0-9]{8,16}\.h5")
+_CHECKPOINT = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,15})\.h5")  # one name for each step
 
 
 class Run:
@@ -128,7 +129,9 @@ class Run:
                 raise KeyError(f"{self.path} has no checkpoint yet")
             step = steps[0] if step == "first" else steps[-1]
         if step not in steps:
-            raise KeyError(f"{self.path}: no checkpoint at step {step!r}; expected first, last or one of {steps}")
+            raise KeyError(
+                f"{self.path}: no checkpoint at step {step!r:.80}; expected first, last or one of ({shortened(steps)})"
+            )
         path = self.checkpoint_path(int(step))
         try:
             checkpoint = Checkpoint.open(path)
@@ -303,9 +306,7 @@ class Run:
 def step_of(file: Path) -> int | None:
     """The step whose checkpoint a file of this name is; None for any other file."""
     name = _CHECKPOINT.fullmatch(file.name)
-    if name is None or name[0] != f"step-{int(name[1]):08d}.h5":
-        return None
-    return int(name[1])
+    return None if name is None else int(name[1])
 
 
 def _barely_begun(path: Path) -> bool:

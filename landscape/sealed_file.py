@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import h5py
 
 from landscape.atomic_file import atomic_file
 from landscape.digest import USER_BLOCK, seal
+from landscape.hdf5_target import Hdf5Target
 
 
 @contextlib.contextmanager
@@ -21,13 +21,14 @@ def new_sealed_file(path: str | Path) -> Iterator[h5py.File]:
         OSError: The disk is full, the folder not writable, …; names `path`.
     """
     with atomic_file(path) as temporary:
-        try:
-            # v108: readable since HDF5 1.8; no lock on a temporary file that nobody else knows
-            with h5py.File(temporary, "w", userblock_size=USER_BLOCK, libver=("v108", "v108"), locking=False) as file:
-                yield file
-        except (RuntimeError, ValueError) as error:
-            system = re.search(r"errno = (\d+)", str(error))
-            if system is None:
-                raise
-            raise OSError(int(system[1]), str(error)) from error  # HDF5 has several kinds of error for a full disk
+        with contextlib.closing(Hdf5Target(temporary)) as target:
+            try:
+                # v108: readable since HDF5 1.8
+                with h5py.File(target, "w", userblock_size=USER_BLOCK, libver=("v108", "v108")) as file:
+                    yield file
+            except BaseException:
+                if target.failure is None:
+                    raise  # of the block
+        if target.failure is not None:  # after HDF5 has closed the file
+            raise target.failure
         seal(temporary)

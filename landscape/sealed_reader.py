@@ -29,7 +29,9 @@ class SealedFile(io.RawIOBase):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.path = Path(path)
-        self.damage: RefusedFile | None = None  # HDF5 swallows what a callback raises; kept here for whoever opened it
+        # HDF5 swallows what a callback raises, so whoever opened the file asks here. The words, not the exception: its
+        # traceback would keep HDF5's driver alive until after HDF5 has shut down, and the process would end in a crash
+        self.damage: str | None = None
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115  (closed by close())
         try:
             self._descriptor = self._file.fileno()
@@ -64,7 +66,7 @@ class SealedFile(io.RawIOBase):
         try:
             self._fill(view, self._position, self._blocks)
         except RefusedFile as damage:
-            self.damage = self.damage or damage
+            self.damage = self.damage or damage.reason
             raise
         self._position += len(view)
         return len(view)

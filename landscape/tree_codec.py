@@ -27,6 +27,7 @@ from torch import Tensor
 
 from landscape import tensor_codec
 from landscape.guarded_hdf5 import Guarded, Request
+from landscape.shortened import shortened
 
 Tree: TypeAlias = Any
 """dict (str or int keys) | list | tuple of Tree, or Tensor | np.ndarray | int | float | bool | str | bytes | None."""
@@ -188,7 +189,7 @@ class _Reader:
             found = set(self.file.names(self.group, *path))
             if found != names:
                 where = "/".join((self.group, *path))
-                raise self.file.refuse(f"/{where}: {', '.join(sorted(found ^ names))} not both there and in its layout")
+                raise self.file.refuse(f"/{where}: {shortened(sorted(found ^ names))} not both there and in its layout")
 
     def _decoded(self, kind: str, content: str, array: np.ndarray) -> Tensor | np.ndarray:
         if kind == "tensor":

@@ -4,10 +4,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from landscape import data, models
 from landscape.__main__ import main
 from landscape.archive import export_archive, import_archive
+from landscape.dataset_file import ANALYSIS, write_dataset
 from landscape.exchange import export_weights, import_weights
 from landscape.experiment import Experiment
 from landscape.refused_file import RefusedFile
@@ -31,8 +33,7 @@ def run(tmp_path, network):
         momentum = [torch.full_like(p, step) for p in network.parameters()]
         state = {"rng": {"torch": torch.get_rng_state()}, "optimizer": {0: (1, None)}}
         run.save(step, model=network, momentum=momentum, state=state, metrics={"loss": (steps, steps * 1.0)})
-    with h5py.File(run.path / "analyses/psf-1.h5", "w") as file:
-        file["value"] = np.arange(5.0)
+    write_dataset(run.path / "analyses/psf-1.h5", xr.Dataset({"value": ("batch", np.arange(5.0))}), ANALYSIS)
     return run
 
 
