@@ -21,9 +21,9 @@ class Named:
         self.kind = kind
         self.factories: dict[str, Callable[..., Any]] = {}
 
-    def register(self, factory: F) -> F:
-        """Add `factory` under its own name."""
-        self.factories[factory.__name__] = factory
+    def register(self, factory: F, *, name: str | None = None) -> F:
+        """Add `factory` under its own name, or under `name` where that is no Python name."""
+        self.factories[name or factory.__name__] = factory
         return factory
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
