@@ -1,35 +1,35 @@
 """Questions to the loss surface, one function each; all of them answer with an `xarray.Dataset`."""
 
-from analyses.curvature_along import compare_curvature_along, curvature_along, plot_curvature_along
-from analyses.diagonal import diagonal, estimate_diagonal, plot_diagonal
-from analyses.directional_sharpness import (
-    compare_directional_sharpness,
-    directional_sharpness,
-    plot_directional_sharpness,
-)
-from analyses.eigenvalue_tracking import track_eigenvalues
-from analyses.gradient_similarity import (
-    compare_angle,
-    compare_gradient_similarity,
-    gradient_similarity,
-    plot_gradient_similarity,
-)
-from analyses.hessian_benchmark import hessian_benchmark
-from analyses.hessian_spectrum import (
+from analyses.curvature.along import compare_curvature_along, curvature_along, plot_curvature_along
+from analyses.curvature.benchmark import hessian_benchmark
+from analyses.curvature.density import compare_spectral_density, plot_spectral_density, spectral_density
+from analyses.curvature.diagonal import diagonal, estimate_diagonal, plot_diagonal
+from analyses.curvature.spectrum import (
     compare_top_eigenvalues,
     hessian_spectrum,
     plot_hessian_spectrum,
     plot_top_eigenvalues,
     top_eigenvalues,
 )
-from analyses.lanczos import lanczos
-from analyses.loss_surface import compare_loss_surface, loss_surface, plot_loss_surface
-from analyses.m_sharpness import compare_m_sharpness, m_sharpness, plot_m_sharpness
-from analyses.psf import compare_psf, plot_psf, psf
-from analyses.quadrature import lanczos_quadrature
+from analyses.curvature.trace import compare_trace, estimate_trace, plot_trace, trace
+from analyses.curvature.tracking import track_eigenvalues
+from analyses.estimators.quadrature import lanczos_quadrature
+from analyses.gradients.psf import compare_psf, plot_psf, psf
+from analyses.gradients.similarity import (
+    compare_angle,
+    compare_gradient_similarity,
+    gradient_similarity,
+    plot_gradient_similarity,
+)
+from analyses.krylov.lanczos import lanczos
 from analyses.registry import Analysis, analysis, available, get
-from analyses.spectral_density import compare_spectral_density, plot_spectral_density, spectral_density
-from analyses.trace import compare_trace, estimate_trace, plot_trace, trace
+from analyses.sharpness.directional import (
+    compare_directional_sharpness,
+    directional_sharpness,
+    plot_directional_sharpness,
+)
+from analyses.sharpness.m_sharpness import compare_m_sharpness, m_sharpness, plot_m_sharpness
+from analyses.sharpness.surface import compare_loss_surface, loss_surface, plot_loss_surface
 
 __all__ = [  # noqa: RUF022 - grouped by question, not by letter
     # how far the loss rises along a direction

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from landscape.seeding import seed_of
 
 if TYPE_CHECKING:
-    from landscape.checkpoint import Checkpoint
+    from landscape.runs.checkpoint import Checkpoint
 
 
 def seed_at(checkpoint: Checkpoint, seed: int) -> int:

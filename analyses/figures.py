@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from landscape.atomic_file import write_bytes
+from landscape.store.atomic_file import write_bytes
 
 COLUMN = 3.4  # inches: one column of a two-column page
 STYLE = Path(__file__).with_name("landscape.mplstyle")

@@ -25,16 +25,16 @@ import xarray as xr
 from torch.optim import Optimizer
 
 from analyses import draws
-from analyses.momentum_option import momentum_of
+from analyses.directions.momentum import momentum_of
 from landscape import distributed
-from landscape.model_function import Mode
-from landscape.objective import Objective
-from optimizers.signatures import check_values, options_of
+from landscape.objective.model_function import Mode
+from landscape.objective.objective import Objective
+from optimizers.ground.signatures import check_values, options_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from landscape.run import Checkpoint
+    from landscape.runs.run import Checkpoint
 
 Plot: TypeAlias = "Callable[..., Axes]"
 _REGISTRY: dict[str, Analysis] = {}
@@ -56,7 +56,7 @@ class Analysis:
 
     A checkpoint brings its own objective (`split`, `examples`, `device` and `dtype` choose it) and, where the analysis
     takes a `momentum`, its own momentum. With an `Objective` the momentum is the optimizer itself, whose first moments
-    are mapped to the model's parameters, or a vector or mapping (`analyses.momentum_option`).
+    are mapped to the model's parameters, or a vector or mapping (`analyses.directions.momentum`).
 
     What an analysis draws at random it draws from `seed`; at a checkpoint from `seed`, the run's own seed and the step
     together (`analyses.draws`), so that a mean over runs is a mean over draws too.

@@ -23,10 +23,10 @@ import xarray as xr
 from analyses import registry
 from analyses.subject_key import contents_key
 from landscape import distributed
-from landscape.atomic_file import remove_leftovers
-from landscape.dataset_file import ANALYSIS, read_dataset, write_dataset
-from landscape.refused_file import RefusedFile
-from landscape.run import Checkpoint, Run
+from landscape.runs.run import Checkpoint, Run
+from landscape.store.atomic_file import remove_leftovers
+from landscape.store.dataset_file import ANALYSIS, read_dataset, write_dataset
+from landscape.store.refused_file import RefusedFile
 
 FORMAT = 2  # raise it when an analysis changes what it computes, so that older files are computed again
 

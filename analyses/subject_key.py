@@ -14,8 +14,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from landscape.checkpoint import Checkpoint
-from landscape.run import Run
+from landscape.runs.checkpoint import Checkpoint
+from landscape.runs.run import Run
 
 
 def contents_key(run: Run, step: int) -> str:

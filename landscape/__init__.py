@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape.experiment import Experiment
-    from landscape.model_function import ModelLoss
-    from landscape.objective import Objective
-    from landscape.run import Checkpoint, Run
-    from landscape.training import train
+    from landscape.objective.model_function import ModelLoss
+    from landscape.objective.objective import Objective
+    from landscape.runs.run import Checkpoint, Run
+    from landscape.training.training import train
 
 __all__ = ["Checkpoint", "Experiment", "ModelLoss", "Objective", "Run", "train"]
 
 _HOME = {
     "Checkpoint": "landscape.run",
     "Experiment": "landscape.experiment",
-    "ModelLoss": "landscape.model_function",
-    "Objective": "landscape.objective",
+    "ModelLoss": "landscape.objective.model_function",
+    "Objective": "landscape.objective.objective",
     "Run": "landscape.run",
-    "train": "landscape.training",
+    "train": "landscape.training.training",
 }
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from landscape.interruption import EXIT_CODE, Interrupted
+from landscape.training.interruption import EXIT_CODE, Interrupted
 
 COMMANDS = {
     "train": "run an experiment, or continue it",

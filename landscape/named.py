@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from landscape import imports
-from optimizers.signatures import check_values, did_you_mean, options_of, takes_any
+from optimizers.ground.signatures import check_values, did_you_mean, options_of, takes_any
 
 F = TypeVar("F", bound=Callable[..., Any])
 

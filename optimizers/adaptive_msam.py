@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.directions import Ascent
-from optimizers.metrics import Metric
+from optimizers.core import norms
+from optimizers.core.direction import Ascent
+from optimizers.core.metric import Metric
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.msam import Momentum
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
 
 
 class Proportional(Metric):

@@ -18,11 +18,11 @@ from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
-from optimizers.gradients import Gradient
-from optimizers.policies import Policy
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import at_least, from_up_to
+from optimizers.core.gradients import Gradient
+from optimizers.core.policy import Policy
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import at_least, from_up_to
 
 
 class LongGradient(Policy):

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.directions import Ascent
-from optimizers.metrics import Metric
-from optimizers.owners import names, owners
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import at_least
+from optimizers.core import norms
+from optimizers.core.direction import Ascent
+from optimizers.core.metric import Metric
+from optimizers.core.owners import names, owners
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import at_least
 
 Adapts = Literal["all but biases", "weights"]
 

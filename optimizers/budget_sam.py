@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers.gradients import BothGradients, Gradient
-from optimizers.policies import Policy
-from optimizers.psf import DecayedPSF
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core.gradients import BothGradients, Gradient
+from optimizers.core.policy import Policy
+from optimizers.core.psf import DecayedPSF
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 
 _MEMORY = 0.9  # of the mean score
 

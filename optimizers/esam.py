@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers import draws
-from optimizers.closures import Closure, batch_closure
-from optimizers.directions import Ascent
-from optimizers.metrics import Euclidean, Metric
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import Seed
+from optimizers.core import draws
+from optimizers.core.closures import Closure, batch_closure
+from optimizers.core.direction import Ascent
+from optimizers.core.metric import Euclidean, Metric
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import Seed
 
 
 class RandomTensors(Metric):

@@ -8,7 +8,7 @@ for σ = 1 the same direction, since g − m_t = λ (g − m_{t−1}).
 
 For σ = 1 ε is along g − m_{t−1}, too: λ says how old the average is, not how much of it is taken away.
 
-`lmbda="auto"` learns λ from the gradients themselves, for an eleventh of a copy more; see `optimizers/tracking.py`. A
+`lmbda="auto"` learns λ from the gradients themselves, for an eleventh of a copy more; see `optimizers/core/tracking.py`. A
 gradient that is not finite is left out of m.
 
 Cost: two gradients. State: m, one copy; the clean weights beside it during a step.
@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers import gradient_average, tracking
-from optimizers.directions import Ascent, Direction
-from optimizers.gradients import Gradient
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core import gradient_average, tracking
+from optimizers.core.direction import Ascent, Direction
+from optimizers.core.gradients import Gradient
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 class Friendly(Direction):

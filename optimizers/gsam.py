@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.gradients import BothGradients
-from optimizers.radius import FollowLearningRate
-from optimizers.registry import register
-from optimizers.reuse import Reuse
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import at_least
+from optimizers.core import norms
+from optimizers.core.gradients import BothGradients
+from optimizers.core.radius import FollowLearningRate
+from optimizers.core.registry import register
+from optimizers.core.reuse import Reuse
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import at_least
 
 
 class SurrogateGap(Reuse):

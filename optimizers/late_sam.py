@@ -12,9 +12,9 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from optimizers.policies import Between
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core.policy import Between
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 @register(

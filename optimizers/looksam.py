@@ -17,13 +17,13 @@ from typing import Annotated, Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.gradients import BothGradients, Gradient
-from optimizers.policies import EveryK
-from optimizers.registry import register
-from optimizers.reuse import Reuse, in_place
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import at_least
+from optimizers.core import norms
+from optimizers.core.gradients import BothGradients, Gradient
+from optimizers.core.policy import EveryK
+from optimizers.core.registry import register
+from optimizers.core.reuse import Reuse, in_place
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import at_least
 
 _KEY = "orthogonal_part"
 

@@ -21,11 +21,11 @@ from torch.func import functional_call, grad_and_value
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.closures import BatchClosure, Closure, batch_closure
-from optimizers.registry import register
-from optimizers.scaling import Scaling
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core import norms
+from optimizers.core.closures import BatchClosure, Closure, batch_closure
+from optimizers.core.registry import register
+from optimizers.core.scaling import Scaling
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 @register(

@@ -24,13 +24,13 @@ from typing import Any, Literal
 import torch
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.directions import Ascent, Direction
-from optimizers.displacement import Displacement
-from optimizers.gradients import Gradient
-from optimizers.moments import check_moments, moment
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core import norms
+from optimizers.core.direction import Ascent, Direction
+from optimizers.core.displacement import Displacement
+from optimizers.core.gradients import Gradient
+from optimizers.core.moments import check_moments, moment
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 class Momentum(Direction):

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.directions import Ascent, Direction
-from optimizers.displacement import Displacement
-from optimizers.gradients import Gradient
-from optimizers.metrics import Euclidean, Metric
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import unbounded
+from optimizers.core import norms
+from optimizers.core.direction import Ascent, Direction
+from optimizers.core.displacement import Displacement
+from optimizers.core.gradients import Gradient
+from optimizers.core.metric import Euclidean, Metric
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import unbounded
 
 
 class Ball(Metric):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from optimizers.directions import Still
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core.direction import Still
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 @register("plain", cost="1", state="0", reference="the base optimizer", closure_free=True)

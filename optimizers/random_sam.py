@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers import draws
-from optimizers.directions import Ascent, Direction
-from optimizers.gradients import Gradient
-from optimizers.norms import shard_of
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import Seed
+from optimizers.core import draws
+from optimizers.core.direction import Ascent, Direction
+from optimizers.core.gradients import Gradient
+from optimizers.core.norms import shard_of
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import Seed
 
 
 class Noise(Direction):

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.directions import Ascent, Direction
-from optimizers.gradients import Gradient
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core import norms
+from optimizers.core.direction import Ascent, Direction
+from optimizers.core.gradients import Gradient
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 
 _KEY = "previous_gradient"
 

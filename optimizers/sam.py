@@ -14,8 +14,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 @register("sam", cost="2", state="1 during the step", reference="Foret et al. 2021", rho_range=(0.02, 0.5))

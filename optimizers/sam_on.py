@@ -19,12 +19,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from optimizers.asam import Adaptive
-from optimizers.directions import Ascent
-from optimizers.metrics import Euclidean, Metric
+from optimizers.core.direction import Ascent
+from optimizers.core.metric import Euclidean, Metric
+from optimizers.core.owners import owners
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.msam import Momentum
-from optimizers.owners import owners
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
 
 _NORM = re.compile(r"Norm(\d[dD])?$")
 Predicate = Callable[[nn.Module, str], bool]

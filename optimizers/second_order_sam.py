@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.closures import Closure, batch_closure
-from optimizers.directions import Steepest
-from optimizers.gradients import BothGradients
-from optimizers.metrics import Euclidean
-from optimizers.registry import register
-from optimizers.reuse import Reuse
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core import norms
+from optimizers.core.closures import Closure, batch_closure
+from optimizers.core.direction import Steepest
+from optimizers.core.gradients import BothGradients
+from optimizers.core.metric import Euclidean
+from optimizers.core.registry import register
+from optimizers.core.reuse import Reuse
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 class ThroughAscent(Reuse):

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from optimizers.policies import Bernoulli
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import Seed
+from optimizers.core.policy import Bernoulli
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import Seed
 
 
 @register("sssam", cost="1 + p", state="1 during the step", reference="Zhao et al. 2022", rho_range=(0.02, 0.5))

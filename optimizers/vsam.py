@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.gradients import BothGradients, Gradient
-from optimizers.policies import Policy
-from optimizers.psf import DecayedPSF
-from optimizers.registry import register
-from optimizers.sharpness_aware import SharpnessAware
-from optimizers.signatures import Seed, at_least
+from optimizers.core.gradients import BothGradients, Gradient
+from optimizers.core.policy import Policy
+from optimizers.core.psf import DecayedPSF
+from optimizers.core.registry import register
+from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import Seed, at_least
 
 
 class VarianceWindow(Policy):

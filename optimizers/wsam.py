@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers import norms
-from optimizers.gradients import BothGradients
-from optimizers.registry import register
-from optimizers.reuse import Reuse
-from optimizers.sharpness_aware import SharpnessAware
+from optimizers.core import norms
+from optimizers.core.gradients import BothGradients
+from optimizers.core.registry import register
+from optimizers.core.reuse import Reuse
+from optimizers.core.sharpness_aware import SharpnessAware
 
 
 class Weighted(Reuse):

@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> None:
     import analyses
     from analyses.saved import analyze, device_of
     from landscape import distributed
-    from landscape.run import Run
+    from landscape.runs.run import Run
 
     description = "Ask a question of a run's checkpoints; each answer is a file in RUN/analyses and is computed once."
     parser = command_parser("analyze", f"{description} Analyses: {', '.join(analyses.available())}.")

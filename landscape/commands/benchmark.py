@@ -28,9 +28,9 @@ def main(arguments: Sequence[str]) -> None:
     chosen = parser.parse_args(list(arguments))
     allow(chosen.allow)
 
-    from analyses.hessian_benchmark import hessian_benchmark, table
+    from analyses.curvature.benchmark import hessian_benchmark, table
     from landscape.devices import usable_device
-    from landscape.run import Run
+    from landscape.runs.run import Run
 
     if chosen.device is not None:
         usable_device(chosen.device)

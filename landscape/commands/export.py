@@ -21,9 +21,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     chosen = parser.parse_args(list(arguments))
 
-    from landscape.archive import export_archive
-    from landscape.exchange import export_weights
-    from landscape.run import Run
+    from landscape.runs.archive import export_archive
+    from landscape.runs.exchange import export_weights
+    from landscape.runs.run import Run
 
     run, target = Run.open(chosen.run), Path(chosen.target)
     if target.suffix == ".h5":

@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> None:
     if source.suffix == ".h5" and options:
         raise ValueError(f"an archive brings its own experiment; leave out {', '.join(options)}")
 
-    from landscape.archive import import_archive
-    from landscape.exchange import import_weights
+    from landscape.runs.archive import import_archive
+    from landscape.runs.exchange import import_weights
 
     if source.suffix == ".h5":
         run = import_archive(source, directory)

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def about_run(path: Path) -> str:
     """The experiment, its state, its last numbers and its analyses."""
-    from landscape.run import Run
+    from landscape.runs.run import Run
 
     run = Run.open(path)
     lines = [
@@ -46,7 +46,7 @@ def about_run(path: Path) -> str:
 
 def about_checkpoint(path: Path) -> str:
     """The attributes and the layout of one checkpoint."""
-    from landscape.checkpoint import Checkpoint
+    from landscape.runs.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(path)
     lines = [f"{name:<24} {str(value).splitlines()[0]}" for name, value in checkpoint.attributes.items() if str(value)]

@@ -47,7 +47,8 @@ def table(kind: str) -> str:
         )
     if kind in ("studies", "experiments"):
         return markdown_table(("name", "what it is"), [(f"`{n}`", first_comment(p)) for n, p in recipes(kind).items()])
-    from landscape import bases, data, models
+    from landscape import data, models
+    from landscape.training import bases
 
     named = {"models": models.models, "data": data.datasets, "bases": bases.bases}[kind]
     rows = [(f"`{name}`", (f.__doc__ or "").strip().split("\n")[0]) for name, f in sorted(named.factories.items())]

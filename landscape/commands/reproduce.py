@@ -17,10 +17,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--jobs", type=int | None, default=None, help="Runs at once; one for each core if left out.")
     chosen = parser.parse_args(list(arguments))
 
-    from analyses.report import write_report
-    from analyses.reproduction import carry_out
-    from analyses.results import Results
-    from analyses.study import Study
+    from analyses.studies.report import write_report
+    from analyses.studies.reproduction import carry_out
+    from analyses.studies.results import Results
+    from analyses.studies.study import Study
 
     study = Study.read(recipe(chosen.study, "studies"))
     directory = Path(chosen.directory or f"runs/{study.name}")

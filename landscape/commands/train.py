@@ -9,7 +9,7 @@ from jsonargparse import ActionConfigFile
 
 from landscape.commands.parser import add_allow, allow, command_parser, experiment_of, named_recipes
 from landscape.experiment import Experiment
-from landscape.retention import Retention
+from landscape.runs.retention import Retention
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen.pop("config")
     allow(chosen.pop("allow"))
 
-    from landscape.training import train
+    from landscape.training.training import train
 
     run = train(experiment_of(chosen, arguments), directory, retention=retention)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all

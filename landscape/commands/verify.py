@@ -13,8 +13,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("run", help="The run's folder.")
     chosen = parser.parse_args(list(arguments))
 
-    from landscape.run import Run
-    from landscape.verify import verify
+    from landscape.runs.run import Run
+    from landscape.runs.verify import verify
 
     findings = verify(Run.open(chosen.run))
     bad = [finding for finding in findings if finding.problem]

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from landscape.data.dataset import Data, Split, datasets
 from landscape.seeding import generator
-from optimizers.signatures import at_least
+from optimizers.ground.signatures import at_least
 
 
 @functools.cache

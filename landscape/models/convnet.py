@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from torch import nn
 
 from landscape.models.factory import models
-from optimizers.signatures import at_least, between, not_empty
+from optimizers.ground.signatures import at_least, between, not_empty
 
 
 @models.register

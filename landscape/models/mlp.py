@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from torch import nn
 
 from landscape.models.factory import models
-from optimizers.signatures import at_least, between
+from optimizers.ground.signatures import at_least, between
 
 
 @models.register

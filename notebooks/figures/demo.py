@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from analyses import figures
-from analyses.results import Results
-from analyses.study import Study
-from analyses.study_figures import drawable
+from analyses.studies.figures import drawable
+from analyses.studies.results import Results
+from analyses.studies.study import Study
 from landscape.commands.parser import recipe
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from sharpness_problems import classifier
 
 import analyses
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "curvature_along": {},

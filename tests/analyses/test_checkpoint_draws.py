@@ -16,9 +16,9 @@ from analyses import saved
 from analyses.draws import seed_at
 from analyses.registry import Analysis
 from landscape.experiment import Experiment
-from landscape.objective import Objective
-from landscape.run import Run
-from landscape.training import train
+from landscape.objective.objective import Objective
+from landscape.runs.run import Run
+from landscape.training.training import train
 
 EXPERIMENT = Experiment(
     data_options={"train_examples": 150},

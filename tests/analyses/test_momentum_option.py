@@ -9,7 +9,7 @@ from torch import nn
 
 import analyses
 import optimizers
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 TAKERS = [name for name in analyses.available() if "momentum" in analyses.get(name).options]
 OPTIONS: dict[str, dict[str, Any]] = {

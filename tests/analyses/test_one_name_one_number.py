@@ -10,9 +10,9 @@ from torch import nn
 
 import analyses
 from analyses import figures
-from analyses.sam_plane import zero_crossing
-from landscape.objective import Objective
-from landscape.probes import NAMES, probe
+from analyses.gradients.plane import zero_crossing
+from landscape.objective.objective import Objective
+from landscape.training.probes import NAMES, probe
 from optimizers import create
 
 NETWORKS = {

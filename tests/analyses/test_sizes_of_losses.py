@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import analyses
 from analyses import estimate_diagonal, estimate_trace, lanczos, lanczos_quadrature
-from landscape.magnitude import norm
-from landscape.probes import probe
+from landscape.training.probes import probe
 from optimizers import create
+from optimizers.ground.magnitude import norm
 
 # which power of the loss's unit a variable has, by the unit written beside it
 POWER = {"loss": 1, "nats": 1, "loss/‖θ‖₂": 1, "loss/‖θ‖₂²": 1, "‖θ‖₂²/loss": -1}

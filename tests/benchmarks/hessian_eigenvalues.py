@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from hessian_networks import problem
 
-from analyses.hessian_benchmark import hessian_benchmark, installed, table
+from analyses.curvature.benchmark import hessian_benchmark, installed, table
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--network", nargs="+", default=["mlp", "resnet20"])

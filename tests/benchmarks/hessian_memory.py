@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from analyses.lanczos import lanczos
+from analyses.krylov.lanczos import lanczos
 
 
 class Diagonal:

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 
 class _Block(nn.Module):

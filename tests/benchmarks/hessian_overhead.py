@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from hessian_networks import problem
 
-from analyses.lanczos import lanczos
+from analyses.krylov.lanczos import lanczos
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--examples", type=int, default=512)

@@ -17,8 +17,8 @@ import torch
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from hessian_networks import problem
 
-from analyses.lanczos import lanczos
-from landscape.objective import Objective
+from analyses.krylov.lanczos import lanczos
+from landscape.objective.objective import Objective
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--network", nargs="+", default=["mlp", "resnet20"])

@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from hessian_networks import problem
 
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 
 def costs(objective: Objective, ways: list[str], block: int, repeats: int) -> dict[str, float]:

@@ -24,8 +24,8 @@ from torch import nn
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from hessian_networks import problem
 
-from analyses.eigenvalue_tracking import track_eigenvalues
-from landscape.objective import Objective
+from analyses.curvature.tracking import track_eigenvalues
+from landscape.objective.objective import Objective
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--interval", type=int, nargs="+", default=[1, 5, 20], help="training steps between checkpoints")

@@ -22,8 +22,8 @@ from torch import nn
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from hessian_networks import mlp
 
-from analyses.lanczos import lanczos
-from landscape.objective import Objective
+from analyses.krylov.lanczos import lanczos
+from landscape.objective.objective import Objective
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--seeds", type=int, default=4)

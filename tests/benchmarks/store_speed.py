@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 import torch
 
-from landscape import sealed_file
-from landscape.background_writer import BackgroundWriter
-from landscape.checkpoint_file import read_checkpoint, write_checkpoint
 from landscape.experiment import Experiment
-from landscape.run import Run
+from landscape.runs.checkpoint_file import read_checkpoint, write_checkpoint
+from landscape.runs.run import Run
+from landscape.store import sealed_file
+from landscape.store.background_writer import BackgroundWriter
 
 
 def tensors(count=155, values=36_500_000):

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 import analyses
-from landscape import batch_norm, data, models, probes
+from landscape import data, models
 from landscape.data import Data, Split
 from landscape.experiment import Experiment
-from landscape.objective import Objective
-from landscape.run import Checkpoint
+from landscape.objective.objective import Objective
+from landscape.runs.run import Checkpoint
 from landscape.seeding import isolated
-from landscape.training import train
+from landscape.training import probes
+from landscape.training import running_statistics as batch_norm
+from landscape.training.training import train
 from optimizers import create
 
 SMALL = Experiment(

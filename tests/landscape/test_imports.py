@@ -8,10 +8,10 @@ import pytest
 
 from landscape import imports
 from landscape.__main__ import main
-from landscape.archive import export_archive, import_archive
 from landscape.experiment import IMPORTED, Experiment
-from landscape.run import Run
-from landscape.training import Training, train
+from landscape.runs.archive import export_archive, import_archive
+from landscape.runs.run import Run
+from landscape.training.training import Training, train
 
 SHORT = ["--epochs", "1", "--data_options.train_examples", "16"]
 OWN = """

@@ -16,12 +16,13 @@ import torch
 
 import analyses
 import optimizers
-from landscape import bases, data, models
+from landscape import data, models
 from landscape.__main__ import main
-from landscape.retention import Retention
-from landscape.training import EVALUATED
-from optimizers.registry import _METHODS
-from optimizers.signatures import Range, fits, options_of
+from landscape.runs.retention import Retention
+from landscape.training import bases
+from landscape.training.training import EVALUATED
+from optimizers.core.registry import _METHODS
+from optimizers.ground.signatures import Range, fits, options_of
 
 LIKE = ["--data_options.train_examples", "16", "--model_options", '{"widths": [3]}', "--epochs", "1"]
 WRONG = ("x", [], {}, [[]], True, 2.5, float("nan"), float("inf"), -1, -0.5, 0, 10**23, None)
@@ -112,7 +113,7 @@ def test_wrong_options_of_every_analysis(run: Path, capsys: pytest.CaptureFixtur
     before = everything(run)
     table = [case for case in bad_options("analysis") if case[1] not in ("momentum", "gradient_average")]
     assert len(table) > 300
-    from landscape.run import Run
+    from landscape.runs.run import Run
 
     checkpoint = Run.open(run).checkpoint("last")
     for name, option, value in table:
@@ -220,7 +221,7 @@ def test_a_process_says_the_same(tmp_path: Path) -> None:
 
 
 def test_the_metrics_that_decide_which_is_best_are_those_measured_at_checkpoints(run: Path) -> None:
-    from landscape.run import Run
+    from landscape.runs.run import Run
 
     opened = Run.open(run)
     last = opened.steps[-1]

@@ -7,7 +7,7 @@ import pytest
 import analyses
 from landscape.__main__ import COMMANDS, main
 from landscape.experiment import Experiment
-from landscape.run import Run
+from landscape.runs.run import Run
 
 SHORT = ["--data_options.train_examples", "100", "--model_options", '{"widths": [6]}', "--epochs", "1"]
 

@@ -22,9 +22,9 @@ import h5py
 import numpy as np
 import torch
 
-from landscape.checkpoint_file import read_checkpoint, write_checkpoint
-from landscape.digest import USER_BLOCK, seal
-from landscape.refused_file import RefusedFile
+from landscape.runs.checkpoint_file import read_checkpoint, write_checkpoint
+from landscape.store.digest import USER_BLOCK, seal
+from landscape.store.refused_file import RefusedFile
 
 SECONDS_PER_FILE = 20
 SLACK = 4 << 20  # bytes that reading any file may take: interpreter objects, one span of the reader

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from landscape.__main__ import main as landscape
-from landscape.checkpoint_file import read_checkpoint
 from landscape.experiment import Experiment
-from landscape.run import Run
-from landscape.training import train  # noqa: F401  (imported before the forks)
+from landscape.runs.checkpoint_file import read_checkpoint
+from landscape.runs.run import Run
+from landscape.training.training import train  # noqa: F401  (imported before the forks)
 
 CHECKPOINTS_PER_KILL = 2
 LONGEST_WAIT = 120  # seconds for one checkpoint to appear before we call it a hang

@@ -1,0 +1,1 @@
+"""Questions about the Hessian and its relatives."""

@@ -1,0 +1,1 @@
+"""Directions in weight space, by name, and the momentum from whatever the caller has."""

@@ -1,0 +1,1 @@
+"""Stochastic estimates of what a matrix that only multiplies sums to."""

@@ -1,0 +1,1 @@
+"""Questions about gradients and their perturbations."""

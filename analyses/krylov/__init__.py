@@ -1,0 +1,1 @@
+"""Eigenvalues of symmetric matrices that only multiply: no model, no loss."""

@@ -1,0 +1,1 @@
+"""A study: what is asked, carried out, judged, reported."""

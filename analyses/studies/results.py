@@ -1,0 +1,187 @@
+"""What a study found, read from its files alone: Datasets over seeds and steps, and numbers with their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from analyses.saved import analysis_path, read
+from analyses.studies.study import Question, Study
+from landscape.runs.run import Run
+
+
+def question_file(run: Run, question: Question, step: int) -> Path:
+    """The file of the answer to one of a study's questions."""
+    return analysis_path(
+        run,
+        question.name,
+        step,
+        split=question.split,
+        examples=question.examples,
+        dtype=question.dtype,
+        options=question.options,
+    )
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value, and the file and dataset it was read from."""
+
+    value: float
+    file: Path
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of the report: what it is called, its unit and format, the analysis it needs, how it is read from a run."""
+
+    name: str
+    label: str
+    unit: str
+    form: str
+    analysis: str | None
+    read: Callable[[Results, Run], Number]
+
+
+class Results:
+    """The runs of a study in `directory` that are trained and have every answer; the others are left out."""
+
+    def __init__(self, study: Study, directory: Path) -> None:
+        self.study = study
+        self.directory = directory
+        self._answers: dict[Path, xr.Dataset] = {}
+        self.runs: dict[str, dict[int, Run]] = {method.name: {} for method in study.methods}
+        for method, seed, folder in study.runs(directory):
+            if (folder / "experiment.toml").exists():
+                run = Run.open(folder)
+                if run.finished and self._answered(run):
+                    self.runs[method.name][seed] = run
+        self.labels = {method.name: method.label for method in study.methods if self.runs[method.name]}
+
+    def _answered(self, run: Run) -> bool:
+        return all(question_file(run, q, step).exists() for q in self.study.questions for step in q.steps_of(run))
+
+    def asks(self, analysis: str | None) -> bool:
+        """Whether the study asks `analysis`; None asks nothing and is always there."""
+        return analysis is None or any(question.name == analysis for question in self.study.questions)
+
+    def metrics(self) -> dict[str, xr.Dataset]:
+        """Each method's training metrics, with a dimension `seed`; methods by label."""
+        return {
+            label: xr.concat([run.metrics for run in self.runs[name].values()], dim=self._seeds(name))
+            for name, label in self.labels.items()
+        }
+
+    def series(self, analysis: str) -> dict[str, xr.Dataset]:
+        """Each method's answers to one question of the study, with dimensions `seed` and `step`; methods by label."""
+        question = self._question(analysis)
+        return {
+            label: xr.concat([self._over_steps(run, question) for run in self.runs[name].values()], self._seeds(name))
+            for name, label in self.labels.items()
+        }
+
+    def final(self, analysis: str) -> dict[str, xr.Dataset]:
+        """As `series`, at the last checkpoint alone."""
+        question = self._question(analysis)
+        return {
+            label: xr.concat(
+                [self.answer(run, question.name, run.steps[-1]) for run in self.runs[name].values()],
+                self._seeds(name),
+                combine_attrs="override",
+            )
+            for name, label in self.labels.items()
+        }
+
+    def answer(self, run: Run, analysis: str, step: int) -> xr.Dataset:
+        """One saved analysis of one run; each file is read once."""
+        file = self.file(run, analysis, step)
+        if file not in self._answers:
+            self._answers[file] = read(file, analysis)
+        return self._answers[file]
+
+    def file(self, run: Run, analysis: str, step: int) -> Path:
+        """The file of one saved analysis."""
+        return question_file(run, self._question(analysis), step)
+
+    def numbers(self, quantity: Quantity) -> dict[str, dict[int, Number]]:
+        """A quantity of every finished run, by method and seed."""
+        return {
+            name: {seed: quantity.read(self, run) for seed, run in runs.items()} for name, runs in self.runs.items()
+        }
+
+    def _over_steps(self, run: Run, question: Question) -> xr.Dataset:
+        steps = question.steps_of(run)
+        found = [self.answer(run, question.name, step) for step in steps]
+        # what only some checkpoints have (there is no momentum before the first step) is NaN at the others
+        return xr.concat(found, xr.DataArray(steps, dims="step", name="step"), join="outer", combine_attrs="override")
+
+    def _question(self, analysis: str) -> Question:
+        for question in self.study.questions:
+            if question.name == analysis:
+                return question
+        asked = ", ".join(question.name for question in self.study.questions)
+        raise ValueError(f"the study {self.study.name!r} does not ask {analysis!r}: expected one of {asked}")
+
+    def _seeds(self, name: str) -> xr.DataArray:
+        return xr.DataArray(list(self.runs[name]), dims="seed", name="seed")
+
+
+def _metric(name: str, pick: Callable[[np.ndarray], int]) -> Callable[[Results, Run], Number]:
+    def read_metric(results: Results, run: Run) -> Number:
+        series = run.metrics[name]
+        index = pick(series.values)
+        step = int(series[series.dims[0]][index])
+        checkpoint = run.checkpoint(next(s for s in run.steps if s >= step))
+        return Number(float(series[index]), checkpoint.path, f"/metrics/{name}, step {step}")
+
+    return read_metric
+
+
+def _last(values: np.ndarray) -> int:
+    return len(values) - 1
+
+
+def _lambda_max(results: Results, run: Run) -> Number:
+    step = run.steps[-1]
+    value = results.answer(run, "top_eigenvalues", step)["eigenvalue"].values[0]
+    return Number(float(value), results.file(run, "top_eigenvalues", step), "/eigenvalue[0]")
+
+
+def _sharpness(direction: str, sign: int) -> Callable[[Results, Run], Number]:
+    def read_sharpness(results: Results, run: Run) -> Number:
+        step, radius = run.steps[-1], sign * results.study.sharpness_radius
+        dataset = results.answer(run, "directional_sharpness", step)
+        file = results.file(run, "directional_sharpness", step)
+        if direction not in dataset.direction.values:
+            return Number(float("nan"), file, f"/sharpness has no direction {direction}")
+        chosen = dataset["sharpness"].sel(direction=direction).sel(radius=radius, method="nearest", tolerance=1e-6)
+        return Number(float(chosen), file, f"/sharpness, direction {direction}, radius {radius:g}")
+
+    return read_sharpness
+
+
+SHARPNESS = "directional_sharpness"
+QUANTITIES = (
+    Quantity("test_accuracy", "test accuracy, final", "%", ".2%", None, _metric("test_accuracy", _last)),
+    Quantity("peak_test_accuracy", "test accuracy, peak", "%", ".2%", None, _metric("test_accuracy", np.nanargmax)),
+    Quantity("train_loss", "train loss", "nats", ".3f", None, _metric("train_loss", _last)),
+    Quantity("lambda_max", "λ_max", "loss/‖θ‖²", ".2f", "top_eigenvalues", _lambda_max),
+    Quantity("sharpness_gradient", "sharpness, gradient", "nats", ".4f", SHARPNESS, _sharpness("gradient", 1)),
+    Quantity("sharpness_momentum", "sharpness, −momentum", "nats", ".4f", SHARPNESS, _sharpness("momentum", -1)),
+    Quantity("sharpness_random", "sharpness, random", "nats", ".5f", SHARPNESS, _sharpness("random", 1)),
+    Quantity("gradient_evaluations", "gradients", "batches", ".0f", None, _metric("gradient_evaluations", _last)),
+    Quantity("seconds", "training time", "s", ".1f", None, _metric("seconds", _last)),
+)
+
+
+def quantity(name: str) -> Quantity:
+    """The quantity called `name`."""
+    for found in QUANTITIES:
+        if found.name == name:
+            return found
+    raise ValueError(f"unknown quantity {name!r}: expected one of {', '.join(q.name for q in QUANTITIES)}")

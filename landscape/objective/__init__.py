@@ -1,0 +1,1 @@
+"""The loss as one function of one vector: values, gradients, curvature."""

@@ -1,0 +1,225 @@
+"""One step of a run, with everything needed to ask questions of it.
+
+checkpoint = Checkpoint.open("runs/msam/checkpoints/step-00001200.h5")
+checkpoint.objective("test")()          the test loss at the clean weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
+from landscape.runs.metric_series import Series
+from landscape.store.refused_file import RefusedFile
+from landscape.shortened import shortened
+from landscape.store.tree_codec import Tree
+
+if TYPE_CHECKING:
+    from landscape.data import Data
+    from landscape.experiment import Experiment
+    from landscape.objective.model_function import Mode
+    from landscape.objective.objective import Objective
+
+_BATCH = 1024
+
+
+class Checkpoint:
+    """One step of a run: clean weights, momentum, buffers, state, and the model, data and loss that belong to them.
+
+    Every tensor is fresh at each access and lies on the CPU.
+    """
+
+    def __init__(self, contents: CheckpointContents) -> None:
+        self._contents = contents
+
+    @classmethod
+    def open(cls, path: str | Path) -> Checkpoint:
+        """The checkpoint in a file, wherever it lies; it needs no run around it."""
+        return cls(read_checkpoint(path))
+
+    def __repr__(self) -> str:
+        return f"Checkpoint.open({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._contents.path
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self._contents.step
+
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        """Experiment, versions, host, device, times and what else the writer noted."""
+        return dict(self._contents.attributes)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What the run was asked to do."""
+        return parse_experiment(self.path, str(self._contents.attributes.get("experiment", "")))
+
+    @property
+    def theta(self) -> Tensor:
+        """Clean weights (n,), in the order of `ParameterSpace.of(self.model())`."""
+        return self._flat(self._contents.parameters)
+
+    @property
+    def momentum(self) -> Tensor | None:
+        """The base optimizer's first moment (n,) in the same coordinates; None where it has none."""
+        momentum = self._contents.momentum
+        return None if momentum is None else self._flat(momentum)
+
+    def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size > self.path.stat().st_size:  # many names, one tensor: no model of ours has it so
+            raise RefusedFile(self.path, f"its weights by name are {size} bytes together, more than the file has")
+        return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trainable weights by name; reads no weights."""
+        return self._contents.shapes
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Clean weights by name."""
+        return self._contents.parameters
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The model's buffers by name."""
+        return self._contents.buffers
+
+    @property
+    def metrics(self) -> dict[str, Series]:
+        """Steps and values of each series since the previous checkpoint."""
+        return self._contents.metrics
+
+    def state(self, group: str) -> Tree:
+        """A state tree (`optimizer`, `rng`, `data`, …) as it was saved, equal to the bit."""
+        return self._contents.state(group)
+
+    def verify(self) -> None:
+        """Read and check all of the file; `RefusedFile` if it is not as it was written."""
+        self._contents.verify()
+
+    def data(self) -> Data:
+        """The experiment's data, label noise included."""
+        from landscape import data
+
+        return data.load(self.experiment)
+
+    def model(self) -> nn.Module:
+        """The experiment's network with this checkpoint's weights and buffers, on the CPU.
+
+        This calls the factory that the experiment names, which may be any importable function. Look at `.experiment`
+        before you build from a stranger's file; reading such a file runs nothing.
+        """
+        return self._model(self.data())
+
+    def load_into(self, model: nn.Module) -> None:
+        """Copy weights and buffers into `model`, where it is; `ValueError` if it is not the model they come from."""
+        frozen = self.state("frozen") if "frozen" in self._contents.groups else {}
+        saved = {"parameters": self.parameters, "buffers": self.buffers, "frozen": frozen}
+        for group, tensors in model_tensors(model).items():
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            found = {name: tuple(tensor.shape) for name, tensor in saved[group].items()}
+            if shapes != found:
+                wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+                raise ValueError(
+                    f"{self.path}: expected a model with the {group} of this checkpoint, "
+                    f"got another name or shape at {shortened(wrong)}"
+                )
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    tensor.copy_(saved[group][name])
+
+    def objective(
+        self,
+        split: str = "train",
+        *,
+        examples: int | None = None,
+        batch_size: int | None = None,
+        shuffle: int | None = None,
+        mode: Mode = "eval",
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        data_parallel: bool = False,
+    ) -> Objective:
+        """The experiment's mean loss over a split, at this checkpoint's weights and buffers.
+
+        `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint;
+        None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over examples does not
+        depend on it, a question about single minibatches does, and wants them put together at random, as training does:
+        `shuffle` is the seed of that order. `mode` as `Objective` has it. `data_parallel`: each process of the initialised
+        `torch.distributed` group works on its share, and all ask alike.
+
+        Raises:
+            ValueError: No such split, or not between 1 and all examples asked for.
+        """
+        from landscape.objective.objective import Objective
+        from landscape.seeding import generator
+
+        data = self.data()
+        chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
+        inputs, targets = chosen.inputs, chosen.targets
+        if examples is not None:
+            if not 1 <= examples <= len(targets):
+                raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
+            index = torch.randperm(len(targets), generator=generator(0, f"examples of {split}"))[:examples]
+            inputs, targets = inputs[index], targets[index]
+        if shuffle is not None:
+            index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
+            inputs, targets = inputs[index], targets[index]
+        processes = torch.distributed.get_world_size() if data_parallel else 1
+        size = batch_size or min(_BATCH, -(-len(targets) // processes))
+        batches = list(zip(inputs.split(size), targets.split(size), strict=True))
+        objective = Objective(
+            self._model(data),
+            self.experiment.loss_fn(),
+            batches,
+            device=device,
+            dtype=dtype,
+            mode=mode,
+            data_parallel=data_parallel,
+        )
+        objective.population = len(chosen.targets)
+        return objective
+
+    def _model(self, data: Data) -> nn.Module:
+        from landscape import models
+
+        model = models.build(self.experiment, data)
+        self.load_into(model)
+        return model
+
+
+def model_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint keeps of a model: `parameters` (trainable), `frozen` parameters and `buffers`, by name.
+
+    A tensor with several names comes once, under the first, as in `ParameterSpace`.
+    """
+    parameters = dict(model.named_parameters())
+    return {
+        "parameters": {name: p for name, p in parameters.items() if p.requires_grad},
+        "frozen": {name: p for name, p in parameters.items() if not p.requires_grad},
+        "buffers": dict(model.named_buffers()),
+    }
+
+
+def parse_experiment(path: Path, text: str) -> Experiment:
+    """The experiment that `text`, found in `path`, describes; RefusedFile where it describes none."""
+    from landscape.experiment import Experiment
+
+    try:
+        return Experiment.from_toml(text)
+    except ValueError as error:
+        raise RefusedFile(path, f"its experiment is not one that this release understands: {error}") from error

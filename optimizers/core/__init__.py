@@ -1,0 +1,1 @@
+"""The one loop of all sharpness-aware optimizers and its parts."""

@@ -1,0 +1,101 @@
+"""The table of methods: one decorator on a method's class, and `create`, the command line and the tests find it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch.optim import Optimizer
+
+from optimizers.ground.signatures import checked, close_matches, options_of
+
+if TYPE_CHECKING:
+    from optimizers.core.sharpness_aware import SharpnessAware
+
+_Method = TypeVar("_Method", bound="type[SharpnessAware]")
+_METHODS: dict[str, tuple[type[SharpnessAware], OptimizerInfo]] = {}
+
+
+@dataclass(frozen=True)
+class OptimizerInfo:
+    """What one line of a table says about a method."""
+
+    name: str
+    summary: str
+    cost: str
+    """Gradient evaluations per step."""
+    state: str
+    """Memory beyond the base optimizer's, in copies of the parameters."""
+    reference: str
+    defaults: dict[str, Any]
+    closure_free: bool
+    """Whether `loss.backward(); optimizer.step()` works too."""
+    rho_range: tuple[float, float] | None
+    """The radii that the paper uses; far outside of them a warning is given."""
+    lengths: dict[str, float]
+    """Options counted in steps that follow the length of a training, in epochs of it; infinity is all of it."""
+
+
+def register(
+    name: str,
+    *,
+    cost: str,
+    state: str,
+    reference: str,
+    closure_free: bool = False,
+    rho_range: tuple[float, float] | None = None,
+    lengths: dict[str, float] | None = None,
+) -> Callable[[_Method], _Method]:
+    """Enter a class `X(base, **hyperparameters)` under `name`; summary and defaults come from the class itself."""
+
+    def enter(method: _Method) -> _Method:
+        if name in _METHODS:
+            raise ValueError(f"an optimizer named {name!r} exists already; give this one another name")
+        options = list(inspect.signature(method.__init__).parameters.values())[2:]
+        _METHODS[name] = (
+            method,
+            OptimizerInfo(
+                name=name,
+                summary=(inspect.getdoc(method) or "").split("\n", 1)[0],
+                cost=cost,
+                state=state,
+                reference=reference,
+                defaults={option.name: option.default for option in options if option.kind is option.KEYWORD_ONLY},
+                closure_free=closure_free,
+                rho_range=rho_range,
+                lengths=lengths or {},
+            ),
+        )
+        method.rho_range = rho_range
+        method.__init__ = checked(name, options_of(method))(method.__init__)  # type: ignore[method-assign]
+        return method
+
+    return enter
+
+
+def available() -> tuple[str, ...]:
+    """The names of all methods, sorted."""
+    return tuple(sorted(_METHODS))
+
+
+def create(name: str, base: Optimizer, **hyperparameters: Any) -> SharpnessAware:
+    """The method called `name` over `base`; an unknown name or option answers with those that exist."""
+    describe(name)
+    method = _METHODS[name][0]
+    known = options_of(method)
+    known.pop("base", None)
+    unknown = sorted(set(hyperparameters) - set(known))
+    if unknown:
+        expected = f"{', '.join(known) or 'none'}{close_matches(unknown, known)}"
+        raise TypeError(f"{name}: unknown hyperparameter {', '.join(unknown)}; expected among: {expected}")
+    return method(base, **hyperparameters)
+
+
+def describe(name: str) -> OptimizerInfo:
+    """What is known of the method called `name`."""
+    if name not in _METHODS:
+        hint = close_matches([name], available())
+        raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(available())}{hint}")
+    return _METHODS[name][1]

@@ -1,0 +1,1 @@
+"""Trainers that accumulate by themselves, with methods of two gradients."""
