@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from landscape import group_threads
+
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
@@ -36,7 +38,13 @@ def process_group(device: str) -> Iterator[torch.device]:
     try:
         yield chosen
     finally:
-        distributed.destroy_process_group()
+        leave()
+
+
+def leave() -> None:
+    """Leave the group and see that nothing of it is alive when the process ends, which would abort it (`group_threads`)."""
+    distributed.destroy_process_group()
+    group_threads.wait_until_idle()
 
 
 def rank() -> int:
