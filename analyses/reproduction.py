@@ -21,6 +21,7 @@ from analyses.study_checks import check
 from analyses.workers import Failure, in_processes
 from landscape.atomic_file import write_text
 from landscape.experiment import Experiment
+from landscape.run import Run
 from landscape.training import NonFiniteLoss, train
 
 
@@ -42,15 +43,33 @@ def carry_out(study: Study, directory: Path, *, jobs: int | None = None) -> dict
     tasks = {
         folder: (study.experiment_of(method, seed).to_toml(), folder, study.questions, max(1, cores // jobs))
         for folder, (method, seed) in runs.items()
+        if not _whole(study.experiment_of(method, seed), folder, study.questions)  # what is done needs no process
     }
     failures: dict[Path, Failure] = {}
     with closing(in_processes(_one_run, tasks, at_once=jobs)) as done:
-        for folder, failure in tqdm(done, total=len(runs), desc=study.name, unit="run"):
+        for folder, failure in tqdm(done, total=len(tasks), desc=study.name, unit="run"):
             if failure is not None:
                 failures[folder] = failure
                 print(f"{folder} failed: {failure}", file=sys.stderr)
     _note_diverged(directory, {runs[folder]: f for folder, f in failures.items() if f.kind == NonFiniteLoss.__name__})
     return {folder: str(failure) for folder, failure in failures.items()}
+
+
+def _whole(experiment: Experiment, folder: Path, questions: list[Question]) -> bool:
+    """Whether a run is trained as asked and has every answer."""
+    if not (folder / "experiment.toml").exists():
+        return False
+    try:
+        run = Run.open(folder)
+        return (
+            run.experiment == experiment
+            and run.finished
+            and all(
+                question_file(run, question, step).exists() for question in questions for step in question.steps_of(run)
+            )
+        )
+    except (OSError, ValueError):  # damaged: its own process says so
+        return False
 
 
 def _note_diverged(directory: Path, failures: dict[tuple[Method, int], Failure]) -> None:
