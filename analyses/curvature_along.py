@@ -14,12 +14,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from analyses import figures
+from analyses import figures, spread
 from analyses.curvature_matrix import Matrix, curvature_matrix
 from analyses.hessian_spectrum import CURVATURE
 from analyses.named_directions import choose, vector
 from analyses.registry import analysis
 from landscape.directions import like
+from landscape.magnitude import magnitude
 from landscape.objective import Objective
 
 KINDS = ("gradient", "momentum", "random", "eigenvector")
@@ -27,7 +28,8 @@ KINDS = ("gradient", "momentum", "random", "eigenvector")
 
 def curvature(A: Any, directions: Tensor) -> Tensor:
     """dᵀAd/‖d‖² for each column d of `directions` (n, k): (k,). NaN for a column of zeros. Cost: k products."""
-    return (directions * (A @ directions)).sum(0) / (directions**2).sum(0)
+    scaled = directions / magnitude(directions, 0)
+    return (scaled * (A @ scaled)).sum(0) / (scaled**2).sum(0)
 
 
 @analysis(
@@ -50,7 +52,7 @@ def curvature_along(
     `directions` among `gradient`, `momentum`, `random` and `eigenvector`; by default the first three, momentum only
     where there is one that is not zero (the attribute `left_out` says so). `random` is the mean over `samples`
     directions uniform on the sphere, an estimate of tr H / n, with the standard error over them; the others are exact,
-    with standard error zero.
+    with standard error zero, or NaN where the data are a part of a larger set.
 
     Returns `curvature` and `curvature_stderr` (direction) and `sample_curvature` (sample) of the random ones. BatchNorm
     is in the objective's mode; weight decay is not included. Cost: one Hessian product for each direction and sample.
@@ -75,7 +77,10 @@ def curvature_along(
         )
         values = values.cpu().double()
         mean[name] = float(values.mean())
-        stderr[name] = float(values.std()) / count**0.5 if count > 1 else float("nan") if name == "random" else 0.0
+        if count > 1:
+            stderr[name] = float(spread.deviation(values.numpy())) / count**0.5
+        else:  # exact, but neither for one draw of several nor for a part of the data
+            stderr[name] = float("nan") if name == "random" or objective.partial else 0.0
         drawn = values if name == "random" else drawn
     described = {"units": CURVATURE, "long_name": "curvature along the direction"}
     return xr.Dataset(

@@ -22,6 +22,7 @@ from analyses.curvature_matrix import Matrix, curvature_matrix
 from analyses.hessian_spectrum import CURVATURE
 from analyses.probe_vectors import rademacher, working_dtype
 from analyses.registry import analysis
+from analyses.scaled_operator import ScaledOperator
 from analyses.trace_estimate import LEAST_SAMPLES, Stop, check_square, progress, require_finite
 from landscape.objective import Objective
 
@@ -56,7 +57,8 @@ def estimate_diagonal(
     """
     n = check_square(A)
     sizes = (n,) if sizes is None else sizes
-    stop = Stop(rtol, 0.0, max_products)
+    A = ScaledOperator(A)
+    stop = Stop(rtol, 0.0, max_products, A)
     if sum(sizes) != n:
         raise ValueError(f"sizes: expected block sizes that add up to n = {n}; got a sum of {sum(sizes)}")
     generator = generator or torch.Generator().manual_seed(0)
@@ -82,10 +84,10 @@ def estimate_diagonal(
     stacked = torch.stack(sums).cpu().double()
     unknown = torch.full_like(mean, torch.nan)
     return DiagonalEstimate(
-        diagonal=mean,
-        stderr=(squares / (count - 1) / count).sqrt() if count > 1 else unknown,
-        blocks=stacked.mean(0),
-        block_stderr=stacked.std(0) / count**0.5 if count > 1 else torch.full_like(stacked[0], torch.nan),
+        diagonal=A.scale * mean,
+        stderr=A.scale * (squares / (count - 1) / count).sqrt() if count > 1 else unknown,
+        blocks=A.scale * stacked.mean(0),
+        block_stderr=A.scale * stacked.std(0) / count**0.5 if count > 1 else torch.full_like(stacked[0], torch.nan),
         products=count,
         converged=converged,
     )

@@ -16,21 +16,24 @@ import xarray as xr
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from analyses import figures
+from analyses import figures, spread
 from analyses.displaced_loss import displaced_loss
 from analyses.named_directions import choose, vector
 from analyses.registry import analysis
 from landscape.directions import like, unit
+from landscape.magnitude import norm
 from landscape.objective import Objective
 
 DIRECTIONS = ("gradient", "momentum", "random", "filter_normalized", "eigenvector", "batch_gradient")
+DEFAULT = ("batch_gradient", "gradient", "momentum", "random")
 RANDOM = ("random", "filter_normalized")
 RADII = tuple(float(radius) for radius in np.linspace(-1.0, 1.0, 21))
 
 
 @analysis(
-    cost="1 gradient; an evaluation of the loss per radius and direction, `samples` of them for a random one",
+    cost="2 gradients; an evaluation of the loss per radius and direction, `samples` of them for a random one",
     reference="Becker, Altrock and Risse (2024), Fig. 4; Li et al. (2018)",
+    minibatches=True,
 )
 def directional_sharpness(
     objective: Objective,
@@ -45,29 +48,35 @@ def directional_sharpness(
 
     Directions:
 
-    - `gradient`: the gradient of the same data;
+    - `batch_gradient`: for each batch B of the objective the rise of L_B along its own gradient, the quantity that
+      SAM's ascent raises and Fig. 4A of Becker et al. shows; the samples are the batches, which at a checkpoint have
+      the size trained with and are put together at random by `seed`;
+    - `gradient`: the gradient of all the data, and their loss along it: the full gradient, which no step of training on
+      minibatches climbs;
     - `momentum`: the base optimizer's first moment v. The descent step goes along −v, so ρ < 0 is the side on which
       MSAM evaluates its gradient, θ − |ρ| v/‖v‖, and ρ > 0 the opposite one;
     - `random`: `samples` vectors uniform on the unit sphere, drawn from `seed`;
     - `filter_normalized`: `samples` Gaussian vectors with every filter scaled to the norm of the same filter of θ,
       biases and normalisation parameters not moved. It is not normalised again: ρ is *relative* to the weights, and
       the coordinate `radius_unit` says so. `length` holds ‖Δθ‖ at ρ = 1;
-    - `eigenvector`: of the largest Hessian eigenvalue (its sign has no meaning);
-    - `batch_gradient`: for each batch B of the objective the rise of L_B along its own gradient, the quantity that
-      SAM's ascent raises; the samples are the batches.
+    - `eigenvector`: of the largest Hessian eigenvalue (its sign has no meaning).
 
-    By default gradient, momentum (left out, with an attribute that says so, where there is none) and random.
+    By default the batches' gradients, the full one, momentum (left out, with an attribute that says so, where there is
+    none) and random. At a checkpoint the random vectors differ between runs of different seeds and between steps
+    (`analyses.draws`), so that a mean over runs averages them too.
 
     Returns `sharpness` (direction, radius), its standard deviation and standard error over the samples (zero where one
-    direction is all there is, NaN for a single random sample), `sample_sharpness` (direction, sample, radius) padded
+    direction is all there is, unless the data are a part of a larger set: what the others would say is not known, NaN;
+    NaN too for a single random sample), `sample_sharpness` (direction, sample, radius) padded
     with NaN, `sample_count`, `length` and `loss`, L(θ). Units: that of the loss; radii in the L2 norm of θ unless
     relative.
 
-    Cost: one gradient, and one evaluation for each radius, direction and sample; small models share a pass over the
+    Cost: two gradients, and one evaluation for each radius, direction and sample; small models share a pass over the
     data.
 
     Raises ValueError for an unknown direction, for `momentum` asked for where there is none or it is zero, or of
-    another size than θ, for radii that are not finite, and for fewer than one sample.
+    another size than θ, for radii that are not finite, and for fewer than one sample; FloatingPointError where L(θ) is not
+    finite.
     """
     grid = np.asarray(radii, dtype=np.float64)
     if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
@@ -76,7 +85,7 @@ def directional_sharpness(
         raise ValueError(f"samples: expected at least 1; got {samples}")
     if momentum is not None:
         momentum = like(objective.theta, momentum, "momentum")
-    names, left_out = choose(directions, momentum, known=DIRECTIONS, default=("gradient", "momentum", "random"))
+    names, left_out = choose(directions, momentum, known=DIRECTIONS, default=DEFAULT)
 
     offsets = torch.as_tensor(np.concatenate([[0.0], grid]), dtype=torch.float64)
     loss = None
@@ -86,9 +95,14 @@ def directional_sharpness(
         samples_of_name, lengths_of_name = [], []
         for part, direction in _directions(name, objective, momentum, samples, seed):
             losses = displaced_loss(part, offsets[:, None], direction[None]).cpu().double()
+            if not torch.isfinite(losses[0]):
+                raise FloatingPointError(
+                    f"the loss is {float(losses[0])} at the model's parameters; "
+                    "has training diverged, or does the data hold NaN or Inf?"
+                )
             samples_of_name.append((losses[1:] - losses[0]).numpy())
             loss = float(losses[0]) if part is objective else loss
-            lengths_of_name.append(float(torch.linalg.vector_norm(direction)))
+            lengths_of_name.append(float(norm(direction)))
         rises[name] = np.stack(samples_of_name)
         lengths[name] = float(np.mean(lengths_of_name))
 
@@ -97,7 +111,7 @@ def directional_sharpness(
     for row, rise in zip(padded, rises.values(), strict=True):
         row[: len(rise)] = rise
     counts = np.array([len(rise) for rise in rises.values()])
-    deviation = np.stack([_deviation(name, rise) for name, rise in rises.items()])
+    deviation = np.stack([_deviation(name, rise, objective.partial) for name, rise in rises.items()])
     units = {"units": "loss"}
     dataset = xr.Dataset(
         {
@@ -141,11 +155,15 @@ def _directions(
             yield objective, vector(name, objective, momentum, generator)
 
 
-def _deviation(name: str, rise: np.ndarray) -> np.ndarray:
-    """Standard deviation over samples, (s, r) → (r,): zero for the only direction, unknown for one random draw."""
+def _deviation(name: str, rise: np.ndarray, partial: bool) -> np.ndarray:
+    """Standard deviation over samples, (s, r) → (r,): zero for the only direction, unknown for one draw of several.
+
+    A single value from a part of the data is exact for that part alone: unknown too.
+    """
     if len(rise) > 1:
-        return rise.std(0, ddof=1)
-    return np.full(rise.shape[1], np.nan if name in RANDOM else 0.0)
+        return spread.deviation(rise)
+    drawn = name in RANDOM or name == "batch_gradient"
+    return np.full(rise.shape[1], np.nan if drawn or partial else 0.0)
 
 
 @directional_sharpness.figure

@@ -8,7 +8,7 @@ References: Parlett (1998), sections 4.5 and 11.7.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from analyses.krylov_decomposition import RitzPairs
+from analyses.scaled_operator import ScaledOperator
 from analyses.spectrum_end import SpectrumEnd, Which
 
 
@@ -36,15 +37,24 @@ class Eigenpairs:
     verification_matvecs: int  # products spent after the search on checking its residuals
     restarts: int
     message: str  # why it stopped
-    unseen: float  # the probability that an eigenvalue among the k was overlooked; NaN where it is not known
+    unseen_distinct: (
+        float  # the probability that a distinct one among the k was overlooked (not a copy of one); NaN: not known
+    )
+
+    def times(self, scale: float) -> Eigenpairs:
+        """The pairs of scale · A, scale positive, where these are those of A."""
+        in_units = ("values", "residuals", "error_bounds", "gap_bounds")
+        return replace(self, **{name: scale * getattr(self, name) for name in in_units})
 
 
 def measured(operator: Any, vectors: Tensor, which: Which, tol: float, matvecs: int, message: str) -> Eigenpairs:
     """What `vectors` (n, k), found by anything in `matvecs` products, are worth as eigenvectors of `operator`."""
     vectors = vectors / torch.linalg.vector_norm(vectors, dim=0)
-    values, residuals = rayleigh(operator, vectors)
+    scaled = ScaledOperator(operator)
+    values, residuals = rayleigh(scaled, vectors)
     end = SpectrumEnd(len(values), which, tol, torch.finfo(vectors.dtype).eps)
-    return eigenpairs(end, values, residuals, vectors, matvecs=matvecs, checks=len(values), message=message)
+    pairs = eigenpairs(end, values, residuals, vectors, matvecs=matvecs, checks=len(values), message=message)
+    return pairs.times(scaled.scale)
 
 
 def rayleigh(operator: Any, vectors: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +80,7 @@ def eigenpairs(
     restarts: int = 0,
     others: RitzPairs | None = None,
     doubt: float = 0.0,
-    unseen: float = math.nan,
+    unseen_distinct: float = math.nan,
 ) -> Eigenpairs:
     """Pairs with their bounds; `others` are Ritz pairs besides these, for the gaps, `doubt` what the residuals may lack."""
     everything, k = values, len(values)
@@ -96,5 +106,5 @@ def eigenpairs(
         verification_matvecs=checks,
         restarts=restarts,
         message=message,
-        unseen=unseen,
+        unseen_distinct=unseen_distinct,
     )

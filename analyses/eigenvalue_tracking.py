@@ -6,8 +6,9 @@ good approximations after k products, where one begun from a random vector needs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xarray as xr
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from analyses.eigenpairs import Eigenpairs
 from analyses.hessian_spectrum import dataset_of
 from analyses.lanczos import lanczos
+from analyses.registry import describe
 from analyses.spectrum_end import Which
 from analyses.unseen_eigenvalues import UNSEEN
 from landscape.objective import Objective
@@ -33,7 +35,11 @@ def track_eigenvalues(
     refresh: int = 10,
     seed: int = 0,
 ) -> xr.Dataset:
-    """The k eigenvalues at each of `subjects`, as `top_eigenvalues` has them, over `step`, and `matvecs` (step).
+    """The k eigenvalues at each of `subjects`, as `top_eigenvalues` has them, over `step`.
+
+    What `top_eigenvalues` says in attributes of one search stands here over `step`: `matvecs`, `verification_matvecs`,
+    `restarts`, `unseen_distinct` (NaN where the search began from old vectors), `search_converged` and `message`; the
+    attributes hold what is the same for all subjects, and `matvecs` and `converged` of all together.
 
     A search from old vectors certifies what it finds, but can miss an eigenvalue that rose from far below among the k
     while its vector stayed orthogonal to the old ones; so every `refresh`-th search begins afresh (1: all do). Objectives
@@ -42,16 +48,30 @@ def track_eigenvalues(
     if refresh < 1:
         raise ValueError(f"expected refresh ≥ 1 (1 begins every search afresh), got {refresh}")
     found: Eigenpairs | None = None
-    rows = []
+    rows: list[xr.Dataset] = []
+    described: list[dict[str, Any]] = []
     for index, subject in enumerate(tqdm(subjects, desc="eigenvalues", unit="checkpoint", delay=2, disable=None)):
         objective = subject if isinstance(subject, Objective) else subject.objective()
         step = index if isinstance(subject, Objective) else subject.step
         start = None if found is None or index % refresh == 0 else found.vectors
         # A vector of its own for each: an eigenvector that turns past one start is not overlooked for several steps.
         generator = torch.Generator().manual_seed(seed + index)
-        found = lanczos(objective.hessian(), k, which=which, tol=tol, start=start, unseen=UNSEEN, generator=generator)
+        found = lanczos(
+            objective.hessian(), k, which=which, tol=tol, start=start, unseen_distinct=UNSEEN, generator=generator
+        )
         row = dataset_of(found)
-        rows.append(row.assign(matvecs=((), row.attrs["matvecs"])).assign_coords(step=step).drop_attrs(deep=False))
+        searched = {("search_converged" if name == "converged" else name): row.attrs[name] for name in row.attrs}
+        described.append(describe(objective))
+        rows.append(row.assign({name: ((), value) for name, value in searched.items()}).assign_coords(step=step))
     if not rows:
         raise ValueError("expected at least one objective or checkpoint, got none")
-    return xr.concat(rows, "step")
+    dataset = xr.concat(rows, "step", combine_attrs="override")
+    options = {"k": k, "which": which, "tol": tol, "refresh": refresh, "seed": seed}
+    dataset.attrs = {
+        "analysis": "track_eigenvalues",
+        "options": json.dumps(options, sort_keys=True),
+        **{name: value for name, value in described[0].items() if all(other[name] == value for other in described)},
+        "matvecs": int(dataset.matvecs.sum()),
+        "converged": int(dataset.search_converged.all()),
+    }
+    return dataset

@@ -105,6 +105,18 @@ def require(datasets: Mapping[str, xr.Dataset], name: str) -> None:
             raise ValueError(f"{method}: there is no {name!r} to draw ({reason}); leave this method out")
 
 
+def require_one_mode(datasets: Mapping[str, xr.Dataset]) -> None:
+    """ValueError where BatchNorm took the batch's statistics in one Dataset and running ones in another."""
+    statistics = {method: str(dataset.attrs.get("objective_batch_norm", "")) for method, dataset in datasets.items()}
+    known = {method: kind for method, kind in statistics.items() if kind.endswith(" statistics")}
+    if len(set(known.values())) > 1:
+        found = ", ".join(f"{method}: {kind}" for method, kind in known.items())
+        raise ValueError(
+            f"expected one mode of BatchNorm, got {found}; these are different functions of the weights: measure all "
+            'with one `mode` of the Objective ("eval" or "batch")'
+        )
+
+
 def compare(
     datasets: Mapping[str, xr.Dataset],
     name: str,
@@ -117,10 +129,12 @@ def compare(
     """One line per method for variable `name` along dimension `x`, with a band of one standard error.
 
     The standard error is that over seeds where there are any, else the variable `stderr` of the one run. `selection`
-    picks one entry of further dimensions (`direction="gradient"`). Where a method has no `x` at all, one checkpoint
+    picks one entry of further dimensions (`direction="gradient"`). Datasets of different BatchNorm statistics are a
+    ValueError. Where a method has no `x` at all, one checkpoint
     instead of a series, each is one marker with an error bar at its own place on a categorical axis.
     """
     require(datasets, name)
+    require_one_mode(datasets)
     scattered = any(x not in dataset[name].dims for dataset in datasets.values())
     for place, (method, dataset) in enumerate(datasets.items()):
         chosen = dataset.sel(**selection) if selection else dataset

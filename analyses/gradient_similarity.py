@@ -20,6 +20,7 @@ from analyses import figures, over_batches
 from analyses.registry import analysis
 from analyses.sam_plane import angle_and_outside, closest, followed, plane, zero_crossing
 from landscape.directions import like, unit
+from landscape.magnitude import directions_of, norm
 from landscape.objective import Objective
 
 LABELS = {
@@ -36,6 +37,7 @@ LABELS = {
     cost="1 gradient of all data; 2 gradients per batch, with momentum 3 and one more per radius of the grid",
     reference="Becker, Altrock and Risse (2024), Fig. 3; Li et al. (CVPR 2024)",
     minibatches=True,
+    mode="batch",
 )
 def gradient_similarity(
     objective: Objective,
@@ -47,27 +49,32 @@ def gradient_similarity(
     gradient_average: Tensor | None = None,
     noise_weight: float = 1.0,
     batches: int = 8,
+    seed: int = 0,
 ) -> xr.Dataset:
     r"""Cosines of all pairs among the gradients of SGD, SAM, MSAM, all data, the momentum and F-SAM's noise.
 
-    For each of the first `batches` batches B, at the same θ:
+    For each of `batches` batches B, drawn by `seed` (`position` says which), at the same θ:
 
     - `sgd` g = ∇L_B(θ); `sam` ∇L_B(θ + ρ_s g/‖g‖); `msam` ∇L_B(θ − ρ_m v/‖v‖), with v the momentum;
-    - `full` the gradient of all the objective's data; `momentum` v itself;
+    - `full` the gradient of all the objective's data (errors that are NaN: a part of a larger set stands for it);
+    - `momentum` v itself. At a checkpoint v holds gradients of the last steps' batches, and batches drawn from all data
+      share examples with those: cos(`sgd`, `momentum`) is that of a batch *seen*. The probe's
+      `momentum_cosine_next_batch` is that of the batch to come, which in the same epoch v has not seen, and is often of
+      the other sign;
     - `noise` F-SAM's direction g − σ m, with m the average of past gradients (`gradient_average`) and σ `noise_weight`.
 
     Without a momentum, or with one that is zero, `msam`, `momentum` and the angles are left out; without a gradient
     average, `noise` is. The attribute `left_out` says so.
 
     The plane of SAM (Fig. 3): `angle` (batch, rho_msam) of ∇L_B(θ − ρ_m v/‖v‖) to g_SAM inside the plane of g and
-    g_SAM, negative on the side of g, followed continuously from the smallest |ρ_m| on. `zero_crossing` is the first ρ_m
-    where it passes through zero (NaN: it never does), `closest` the ρ_m of the least |angle|, each per batch and, as
+    g_SAM, negative on the side of g, followed continuously from the smallest |ρ_m| on. `zero_crossing` is the ρ_m nearest
+    to zero, of either sign, where it passes through zero (NaN: it never does), `closest` the ρ_m of the least |angle|, each per batch and, as
     `mean_zero_crossing` and `mean_closest`, for the angle averaged over batches; the attribute `crossings` says how
     many batches have one. `out_of_plane` is the fraction of the norm outside that plane: where it is near one, the
     angle says little.
 
     Returns `cosine` (batch, gradient, other), its mean and standard error over batches, `norm` (batch, gradient), and
-    the above. BatchNorm is in the objective's mode throughout. A vector that is zero has no cosine: NaN.
+    the above. BatchNorm is in the objective's mode throughout: at a checkpoint with each batch's statistics. A vector that is zero has no cosine: NaN.
 
     Cost: one gradient of all data; 2 gradients per batch, with momentum 3 and one for each radius of the grid, which is
     by default 16 radii from 0 to 3 ρ_m.
@@ -79,7 +86,7 @@ def gradient_similarity(
     grid = np.asarray(np.linspace(0, 3 * rho_msam, 16) if rho_msam_grid is None else sorted(rho_msam_grid), dtype=float)
     if not np.isfinite([rho_sam, rho_msam, *grid]).all():
         raise ValueError(f"expected finite radii; got rho_sam={rho_sam}, rho_msam={rho_msam}, rho_msam_grid={grid}")
-    chosen = over_batches.first_batches(objective, batches)
+    chosen, positions = over_batches.drawn_batches(objective, batches, seed)
 
     fixed, left_out, ascent = {"full": objective.gradient()}, [], None
     if momentum is None or not momentum.any():
@@ -108,13 +115,19 @@ def gradient_similarity(
             vectors["noise"] = gradient - noise_weight * gradient_average
         names = [name for name in LABELS if name in vectors]
         stacked = torch.stack([vectors[name] for name in names])
-        norms.append(torch.linalg.vector_norm(stacked, dim=1))
-        directions = stacked / norms[-1][:, None]
+        norms.append(norm(stacked))
+        directions = directions_of(stacked)
         cosines.append((directions @ directions.T).clamp(-1, 1))
 
     dataset = xr.Dataset(coords={"batch": np.arange(len(chosen)), "gradient": names, "other": names})
     over_batches.add(dataset, "cosine", cosines, "gradient", "other", long_name="cosine of two gradients")
     over_batches.add(dataset, "norm", norms, "gradient", units="loss/‖θ‖₂", long_name="norm of the gradient")
+    if objective.partial:  # the same in every batch, which says nothing about the examples left out
+        for pair in (("full", "momentum"), ("momentum", "full")):
+            if ascent is not None:
+                dataset["cosine_stderr"].loc[dict(zip(("gradient", "other"), pair, strict=True))] = np.nan
+        dataset["norm_stderr"].loc[{"gradient": "full"}] = np.nan
+    over_batches.positioned(dataset, positions)
     if ascent is not None:
         _add_plane(dataset, grid, angles, outside)
     dataset.attrs |= {"left_out": "; ".join(left_out), "rho_sam": rho_sam, "rho_msam": rho_msam}
@@ -195,4 +208,4 @@ def compare_angle(datasets: Mapping[str, xr.Dataset], ax: Axes | None = None) ->
 
 
 def _in_degrees(dataset: xr.Dataset) -> xr.Dataset:
-    return dataset[["angle_mean", "angle_stderr"]] * (180 / np.pi)
+    return (dataset[["angle_mean", "angle_stderr"]] * (180 / np.pi)).assign_attrs(dataset.attrs)

@@ -155,7 +155,7 @@ def _ours(objective: Objective, k: int, tol: float, seed: int) -> Found:
 
 
 def _ours_careful(objective: Objective, k: int, tol: float, seed: int) -> Found:
-    pairs = lanczos(objective.hessian(), k, which="LM", tol=tol, unseen=UNSEEN, generator=_generator(seed))
+    pairs = lanczos(objective.hessian(), k, which="LM", tol=tol, unseen_distinct=UNSEEN, generator=_generator(seed))
     return Found(pairs.vectors, pairs.matvecs, pairs.message)
 
 

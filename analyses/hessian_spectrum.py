@@ -51,8 +51,9 @@ def top_eigenvalues(
     meets ‖H v − λ v‖ ≤ tol·|λ|, or `converged` says that it does not. `eigenvalue`, `residual`, `error_bound`
     (certain: an eigenvalue lies that close) and `gap_bound` (sharper, ‖r‖²/gap; holds if none hides in the gap), (k,)
     each, in units of loss per squared parameter. `max_basis` bounds the memory; `multiplicity` looks for repeated
-    eigenvalues; `seed` draws the starting vector. The probability that one was overlooked, the attribute `unseen`, is
-    below 1e-4, or NaN where it is not known (after a restart).
+    eigenvalues; `seed` draws the starting vector. The probability that a distinct one was overlooked, the attribute
+    `unseen_distinct`, is below 1e-4, or NaN where it is not known (after a restart); of copies of one found it says
+    nothing.
 
     BatchNorm is in the objective's mode; weight decay is not included. Cost: attribute `matvecs` Hessian products, of
     some 2 to 4 gradients each. Raises ValueError for k > n and for an unknown backend or end; the other backends are
@@ -79,7 +80,7 @@ def top_eigenvalues(
             tol=tol,
             max_basis=max_basis,
             multiplicity=multiplicity,
-            unseen=UNSEEN,
+            unseen_distinct=UNSEEN,
             generator=generator,
         )
     elif backend == "scipy":
@@ -115,11 +116,12 @@ def hessian_spectrum(
 
     The `k` largest eigenvalues (`eigenvalue`, with `residual` and bounds as in `top_eigenvalues`), the `smallest` most
     negative ones (`smallest_eigenvalue`, `smallest_error_bound`), and `lambda_max`, `lambda_min`, `spread` λ₁/λ_k and
-    `negative_share` −λ_min/λ_max (0 where nothing is negative). Data, mode and errors as in `top_eigenvalues`. Cost:
+    `negative_ratio` −λ_min/λ_max (0 where nothing is negative; the share of the whole spectrum that is negative is
+    `negative_share` of `spectral_density`). Data, mode and errors as in `top_eigenvalues`. Cost:
     attribute `matvecs` Hessian products.
     """
     hessian = objective.hessian()
-    options: dict[str, Any] = {"tol": tol, "max_basis": max_basis, "unseen": UNSEEN}
+    options: dict[str, Any] = {"tol": tol, "max_basis": max_basis, "unseen_distinct": UNSEEN}
     top = lanczos(hessian, k, generator=torch.Generator().manual_seed(seed), **options)
     bottom = lanczos(hessian, smallest, which="SA", generator=torch.Generator().manual_seed(seed), **options)
     dataset = dataset_of(top)
@@ -130,9 +132,9 @@ def hessian_spectrum(
     dataset["lambda_max"] = ((), values[0], {**curvature, "long_name": "largest Hessian eigenvalue"})
     dataset["lambda_min"] = ((), lowest, {**curvature, "long_name": "smallest Hessian eigenvalue"})
     dataset["spread"] = ((), values[0] / values[-1] if values[-1] else np.nan, {"units": "1"})
-    dataset["negative_share"] = ((), max(-lowest, 0.0) / values[0] if values[0] > 0 else np.nan, {"units": "1"})
+    dataset["negative_ratio"] = ((), max(-lowest, 0.0) / values[0] if values[0] > 0 else np.nan, {"units": "1"})
     dataset.attrs["matvecs"] += bottom.matvecs
-    dataset.attrs["unseen"] = float(np.maximum(top.unseen, bottom.unseen))
+    dataset.attrs["unseen_distinct"] = float(np.maximum(top.unseen_distinct, bottom.unseen_distinct))
     dataset.attrs["converged"] = top.converged and bottom.converged
     dataset.attrs["message"] = top.message if not top.converged else bottom.message
     return dataset.assign_coords(j=np.arange(1, smallest + 1))
@@ -157,7 +159,7 @@ def dataset_of(found: Eigenpairs) -> xr.Dataset:
             "matvecs": found.matvecs,
             "verification_matvecs": found.verification_matvecs,
             "restarts": found.restarts,
-            "unseen": found.unseen,
+            "unseen_distinct": found.unseen_distinct,
             "converged": found.converged,
             "message": found.message,
         },

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from analyses.probe_vectors import rademacher
+from analyses.scaled_operator import ScaledOperator
 from analyses.trace_estimate import (
     LEAST_SAMPLES,
     Stop,
@@ -50,7 +51,8 @@ def hutch_plus_plus(
     exceeds, FloatingPointError for a product that is not finite.
     """
     n = check_square(A)
-    stop = Stop(rtol, atol, max_products)
+    A = ScaledOperator(A)
+    stop = Stop(rtol, atol, max_products, A)
     sketch = min(sketch, n)
     if sketch < 1 or max_products < 2 * sketch + 2:
         raise ValueError(
@@ -83,7 +85,7 @@ def hutch_plus_plus(
             rest, stderr = mean_and_stderr(torch.cat(quadratic))
             history.append((products, exact + rest, stderr))
             bar.update(g.shape[1])
-            bar.set_postfix_str(f"{exact + rest:.4g} ± {stderr:.2g}", refresh=False)
+            bar.set_postfix_str(f"{A.scale * (exact + rest):.4g} ± {A.scale * stderr:.2g}", refresh=False)
             if samples >= LEAST_SAMPLES and stop.met(exact + rest, stderr):
                 break
     rest_squares, squares_stderr = mean_and_stderr(torch.cat(squares))
@@ -97,4 +99,4 @@ def hutch_plus_plus(
         products=products,
         converged=stop.met(exact + rest, stderr),
         history=tuple(history),
-    )
+    ).times(A.scale)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from analyses.probe_vectors import rademacher
+from analyses.scaled_operator import ScaledOperator
 from analyses.trace_estimate import (
     LEAST_SAMPLES,
     Stop,
@@ -46,7 +47,8 @@ def hutchinson(
     is not finite.
     """
     check_square(A)
-    stop = Stop(rtol, atol, max_products)
+    A = ScaledOperator(A)
+    stop = Stop(rtol, atol, max_products, A)
     generator = generator or torch.Generator().manual_seed(0)
     quadratic, squares = [], []
     history: list[tuple[int, float, float]] = []
@@ -62,7 +64,7 @@ def hutchinson(
             mean, stderr = mean_and_stderr(torch.cat(quadratic))
             history.append((products, mean, stderr))
             bar.update(z.shape[1])
-            bar.set_postfix_str(f"{mean:.4g} ± {stderr:.2g}", refresh=False)
+            bar.set_postfix_str(f"{A.scale * mean:.4g} ± {A.scale * stderr:.2g}", refresh=False)
             if products >= LEAST_SAMPLES and stop.met(mean, stderr):
                 break
     frobenius, frobenius_stderr = root(*mean_and_stderr(torch.cat(squares)))
@@ -75,4 +77,4 @@ def hutchinson(
         products=products,
         converged=stop.met(mean, stderr) and products >= min(LEAST_SAMPLES, max_products),
         history=tuple(history),
-    )
+    ).times(A.scale)

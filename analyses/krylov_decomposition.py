@@ -19,13 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from analyses.krylov_basis import KrylovBasis
+from analyses.scaled_operator import ScaledOperator
 from analyses.unseen_eigenvalues import probability_unseen
 
 FEIGNED = (
@@ -56,7 +56,9 @@ class RitzPairs:
 class KrylovDecomposition:
     """Rows of the basis: `locked` vectors kept out of V, then the `size` vectors of V, then the `waiting` of P."""
 
-    def __init__(self, operator: Any, basis: KrylovBasis, *, locked: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, operator: ScaledOperator, basis: KrylovBasis, *, locked: int, generator: torch.Generator
+    ) -> None:
         self.operator, self.basis, self.generator = operator, basis, generator
         self.locked = locked
         self.size = self.waiting = 0
@@ -120,6 +122,7 @@ class KrylovDecomposition:
             j = self.size - len(self._unread) - 1
             if not np.isfinite(column).all():
                 raise FloatingPointError(f"product {j + 1} with the operator holds NaN or Inf; is the loss finite?")
+            self.operator.seen(zero=not column.any())
             rows = len(column) - 1 - self.locked
             self._reserve(rows + 1)
             self._matrix[:rows, j] = column[self.locked : -1]
@@ -210,7 +213,7 @@ class KrylovDecomposition:
         return float(self.basis.norm(w))
 
     def _image(self, vector: Tensor) -> Tensor:
-        return self.basis.share(self.operator @ vector).clone()  # what follows works in place, on no one else's tensor
+        return self.basis.share(self.operator @ vector)  # fresh: what follows works in place
 
     def _parts(self) -> tuple[np.ndarray, np.ndarray]:
         """B and C of the settled columns."""

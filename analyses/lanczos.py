@@ -28,6 +28,7 @@ from analyses.eigenpairs import Eigenpairs, eigenpairs, rayleigh
 from analyses.krylov_basis import KrylovBasis
 from analyses.krylov_decomposition import KrylovDecomposition, RitzPairs
 from analyses.repeated_eigenvalues import search_for_copies
+from analyses.scaled_operator import ScaledOperator
 from analyses.spectrum_end import MET, SpectrumEnd, Which
 
 NEARLY = 3  # times the tolerance: starting vectors further than this from invariant serve better as their sum alone
@@ -49,7 +50,7 @@ def lanczos(
     start: Tensor | None = None,
     storage: torch.dtype | None = None,
     sharded: bool = False,
-    unseen: float = 1.0,
+    unseen_distinct: float = 1.0,
     max_matvecs: int = 10_000,
     generator: torch.Generator | None = None,
 ) -> Eigenpairs:
@@ -65,10 +66,14 @@ def lanczos(
 
     `multiplicity=False` finds each eigenvalue once, however often it is repeated, as a Krylov space of one vector does;
     `True` searches on, orthogonally to what was found, until copies are found too. Neither ever returns a vector twice.
-    A random start may all but lack an eigenvector; that one among the k was overlooked so has the probability `unseen` of
-    the result, often 1e-2 when the residuals meet 1e-3. The search goes on until it is below the argument `unseen`
-    (one to four more products for 1e-3), where it can be known (from a random start, until a restart) and as far as the
-    products' rounding lets it fall, some 1e-5 in float32.
+    A random start may all but lack an eigenvector; that a *distinct* eigenvalue among the k was overlooked so has the
+    probability `unseen_distinct` of the result, often 1e-2 when the residuals meet 1e-3. It says nothing of further
+    copies of a value found, nor of values nearer to one than half a percent: no single start can tell those apart, and
+    `multiplicity=True` looks for them. The search goes on until it is below the argument `unseen_distinct` (one to four
+    more products for 1e-3), where it can be known (from a random start, until a restart) and as far as the products'
+    rounding lets it fall, some 1e-5 in float32.
+
+    A of any size is searched as A/s (`analyses.scaled_operator`), so that nothing over- or underflows on the way.
 
     Cost: `matvecs` products: the dimension of the Krylov space, and a few to check the residuals (`verification_matvecs`)
     where the products' own asymmetry does not already vouch for them. Memory: basis and three vectors.
@@ -86,20 +91,21 @@ def lanczos(
     basis = KrylovBasis(
         n, min(most, 4 * k + 24) + waiting, dtype=dtype, storage=storage or dtype, device=device, sharded=sharded
     )
-    space = KrylovDecomposition(A, basis, locked=0, generator=generator or torch.Generator().manual_seed(0))
+    scaled = ScaledOperator(A, watched=True)
+    space = KrylovDecomposition(scaled, basis, locked=0, generator=generator or torch.Generator().manual_seed(0))
     space.begin(starts)
     end = SpectrumEnd(k, which, tol / 2 if multiplicity else tol, torch.finfo(dtype).eps)
     with tqdm(desc="lanczos", unit=" products", delay=2, disable=None) as bar:
         search = _Search(end, most, most + waiting, max_matvecs, bar)
-        pairs = search.extend(space, functools.partial(_verdict, space=space, end=end, unseen=unseen))
+        pairs = search.extend(space, functools.partial(_verdict, space=space, end=end, unseen_distinct=unseen_distinct))
         if multiplicity and search.finished:
-            return _with_copies(space, pairs, search, tol, in_place=max_basis is not None)
-    return _certified(space, pairs, search, in_place=max_basis is not None)
+            return _with_copies(space, pairs, search, tol, in_place=max_basis is not None).times(scaled.scale)
+    return _certified(space, pairs, search, in_place=max_basis is not None).times(scaled.scale)
 
 
-def _verdict(pairs: RitzPairs, *, space: KrylovDecomposition, end: SpectrumEnd, unseen: float) -> str:
+def _verdict(pairs: RitzPairs, *, space: KrylovDecomposition, end: SpectrumEnd, unseen_distinct: float) -> str:
     message = end.verdict(pairs)
-    if message == MET and space.unseen(end.hiding_places(pairs)) > max(unseen, space.unseen_floor()):
+    if message == MET and space.unseen(end.hiding_places(pairs)) > max(unseen_distinct, space.unseen_floor()):
         return ""
     return message
 
@@ -135,7 +141,7 @@ class _Search:
                 space.collapse()
             if space.settle(behind=int(ahead)) >= (1 if space.locked else self.end.k):
                 pairs = space.ritz(self.end.order)
-                self.bar.set_postfix_str(self.end.progress(pairs), refresh=False)
+                self.bar.set_postfix_str(self.end.progress(pairs, space.operator.scale), refresh=False)
                 self.message = verdict(pairs) or ("" if space.waiting else "the whole space is spanned")
                 self.finished = bool(self.message)
                 if self.finished:
@@ -173,7 +179,7 @@ class _Search:
         checks: int,
         others: RitzPairs | None,
         doubt: float = 0.0,
-        unseen: float = math.nan,
+        unseen_distinct: float = math.nan,
     ) -> Eigenpairs:
         """The pairs found, with the cost and the reason for stopping of this search."""
         message, norm = self.message, float(np.abs(values).max())
@@ -194,7 +200,7 @@ class _Search:
             restarts=self.restarts,
             others=others,
             doubt=doubt,
-            unseen=unseen,
+            unseen_distinct=unseen_distinct,
         )
 
 
@@ -208,11 +214,13 @@ def _certified(space: KrylovDecomposition, pairs: RitzPairs, search: _Search, *,
     """
     end, k = search.end, min(search.end.k, space.size)
     coefficients = pairs.coefficients[:, :k]
-    doubt, unseen = CAUTION * space.noise(), space.unseen(end.hiding_places(pairs))
+    doubt, unseen_distinct = CAUTION * space.noise(), space.unseen(end.hiding_places(pairs))
     needed = end.thresholds(pairs.values[:k], float(np.abs(pairs.values).max()))
     if search.finished and (pairs.residuals[:k] + doubt <= needed).all():
         vectors = space.basis.vectors(coefficients, in_place=in_place)
-        return search.result(end, pairs.values[:k], pairs.residuals[:k], vectors, 0, pairs.beyond(k), doubt, unseen)
+        return search.result(
+            end, pairs.values[:k], pairs.residuals[:k], vectors, 0, pairs.beyond(k), doubt, unseen_distinct
+        )
     # The columns of the relation's error F enter with random signs: E ‖F S c‖² = ‖F S‖²/k for a unit c.
     signs = np.random.default_rng(0).choice([-1.0, 1.0], k) / np.sqrt(k)
     defect, checks = 0.0, 0
@@ -226,7 +234,7 @@ def _certified(space: KrylovDecomposition, pairs: RitzPairs, search: _Search, *,
     if defect > 0.1 * needed.min():
         values, residuals = rayleigh(space.operator, vectors)
         checks += k
-    return search.result(end, values, residuals, vectors, checks, pairs.beyond(k), unseen=unseen)
+    return search.result(end, values, residuals, vectors, checks, pairs.beyond(k), unseen_distinct=unseen_distinct)
 
 
 def _with_copies(

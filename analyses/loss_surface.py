@@ -52,7 +52,8 @@ def loss_surface(
       of the second where it is named twice. These are unit vectors, and the second is made orthogonal to the first.
 
     `loss` (a,) or (b, a) on `points` values per axis from −`span` to `span`; attribute `cosine` between the directions.
-    Random numbers are drawn from `seed`: the same seed is the same plane for every model of the same shape. BatchNorm
+    Random numbers are drawn from `seed`: the same seed is the same plane for every model of the same shape; at
+    checkpoints, for those of one step and one seed of the run (`analyses.draws`). BatchNorm
     is in the objective's mode with the statistics it has, which belong to θ. Cost: points or points² evaluations of the
     loss.
 
@@ -131,6 +132,7 @@ def plot_loss_surface(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
 def compare_loss_surface(datasets: Mapping[str, xr.Dataset], ax: Axes | None = None) -> Axes:
     """The rise L − L(θ) of several methods: lines, or in a plane contours of common levels (the flatter, the wider)."""
     with figures.axes(ax) as ax:
+        figures.require_one_mode(datasets)
         rises = {
             method: (dataset["loss"] - dataset.center).to_dataset(name="rise") for method, dataset in datasets.items()
         }

@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.func import grad, vmap
 from tqdm import tqdm
 
-from analyses import figures
+from analyses import figures, spread
 from analyses.displaced_loss import NUMBERS_AT_ONCE
 from analyses.registry import analysis
 from landscape.batches import Batch
+from landscape.magnitude import directions_of, norm
 from landscape.objective import Objective
 
 EXAMPLES_AT_ONCE = 4096
@@ -57,7 +58,8 @@ def m_sharpness(
     m: `ascent_steps` gradients of all data and one evaluation more than that.
 
     Raises ValueError for m that is not between 1 and the number of examples, ρ that is not positive, fewer than one
-    step; TypeError for batches that are not tensors.
+    step; TypeError for batches that are not tensors; FloatingPointError where the loss of a group is not finite, or too
+    small for its gradient.
     """
     if ascent_steps < 1 or not rho > 0 or not np.isfinite(rho):
         raise ValueError(
@@ -78,7 +80,7 @@ def m_sharpness(
         rise, together = _largest_rises(objective, groups[0], groups[1], theta, scale, rho, ascent_steps)
         vectorized &= together
         rises.append(rise.cpu().double().numpy())
-    deviation = np.array([rise.std(ddof=1) if len(rise) > 1 else np.nan for rise in rises])
+    deviation = np.array([spread.deviation(rise) for rise in rises])
     counts = np.array([len(rise) for rise in rises])
     units = {"units": "loss"}
     return xr.Dataset(
@@ -156,16 +158,36 @@ def _ascend(
     u = torch.zeros_like(base)
     with torch.no_grad():
         start = loss(base, x, y)
+    _check_size(start)
     best = torch.full_like(start, -torch.inf)
     for _ in range(steps):
         slope = scale * gradient(base + scale * u, x, y).detach()
-        length = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
-        u = u + rho * torch.where(length > 0, slope / length, torch.zeros_like(slope))
-        distance = torch.linalg.vector_norm(u, dim=1, keepdim=True)
+        # a group whose gradient is zero stays where it is; NaN and Inf go on, to be found in the loss
+        u = u + rho * torch.where((slope == 0).all(1, keepdim=True), 0, directions_of(slope))
+        distance = norm(u, keepdim=True)
         u = u * torch.where(distance > rho, rho / distance, torch.ones_like(distance))
         with torch.no_grad():
             best = torch.maximum(best, loss(base + scale * u, x, y) - start)
+    if not bool(torch.isfinite(best).all()):
+        raise FloatingPointError(
+            f"the loss of a group of examples is not finite within the distance {rho:g}; choose a smaller rho"
+        )
     return best
+
+
+def _check_size(losses: Tensor) -> None:
+    """Refuse losses of groups that are not finite, and those so small that their gradients underflow."""
+    limits = torch.finfo(losses.dtype)
+    if not bool(torch.isfinite(losses).all()):
+        raise FloatingPointError(
+            "the loss of a group of examples is not finite at the model's parameters; "
+            "has training diverged, or does the data hold NaN or Inf?"
+        )
+    if bool(((losses != 0) & (losses.abs() < limits.tiny / limits.eps)).any()):
+        raise FloatingPointError(
+            f"the loss of a group of examples is below {limits.tiny / limits.eps:.0e}, where its gradient loses digits "
+            f"in {str(losses.dtype).removeprefix('torch.')}; multiply the loss, or use dtype=torch.float64"
+        )
 
 
 @m_sharpness.figure

@@ -10,14 +10,22 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from analyses.spread import deviation
 from landscape.objective import Objective
 
 
-def first_batches(objective: Objective, count: int) -> list[Any]:
-    """The first `count` batches of the objective, or all where there are fewer; ValueError for a count below one."""
+def drawn_batches(objective: Objective, count: int, seed: int) -> tuple[list[Any], list[int]]:
+    """`count` different batches of the objective, drawn at random by `seed`, and their positions; all where fewer.
+
+    The first ones in the order of the data would stand for the data only where that order means nothing. Positions
+    ascend, so that one walk over the data finds them. ValueError for a count below one.
+    """
     if count < 1:
         raise ValueError(f"batches: expected at least 1; got {count}")
-    return [batch for batch, _ in zip(objective.batches, range(count), strict=False)]
+    order = torch.randperm(len(objective.batches), generator=torch.Generator().manual_seed(seed))
+    positions = sorted(order[:count].tolist())
+    wanted = set(positions)
+    return [batch for position, batch in enumerate(objective.batches) if position in wanted], positions
 
 
 def add(dataset: xr.Dataset, name: str, values: Sequence[Tensor], *dims: str, units: str = "1", long_name: str) -> None:
@@ -27,12 +35,20 @@ def add(dataset: xr.Dataset, name: str, values: Sequence[Tensor], *dims: str, un
     over a single batch is unknown: NaN.
     """
     stacked = torch.stack(list(values)).cpu().double().numpy()
-    deviation = stacked.std(0, ddof=1) if len(stacked) > 1 else np.full(stacked.shape[1:], np.nan)
     attributes = {"units": units, "long_name": long_name}
     dataset[name] = (("batch", *dims), stacked, attributes)
     dataset[f"{name}_mean"] = (dims, stacked.mean(0), attributes)
     dataset[f"{name}_stderr"] = (
         dims,
-        deviation / np.sqrt(len(stacked)),
+        deviation(stacked) / np.sqrt(len(stacked)),
         {"units": units, "long_name": f"standard error over batches of the {long_name}"},
     )
+
+
+def positioned(dataset: xr.Dataset, positions: Sequence[int]) -> xr.Dataset:
+    """`dataset` with the places of its batches in the data.
+
+    A variable and not the coordinate: runs with other batches stand beside each other over `batch`.
+    """
+    dataset["position"] = ("batch", list(positions), {"units": "1", "long_name": "place of the batch in the data"})
+    return dataset

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from analyses import figures, over_batches
 from analyses.registry import analysis
 from landscape.directions import unit
+from landscape.magnitude import directions_of, norm
 from landscape.objective import Objective
 
 
@@ -27,16 +28,19 @@ from landscape.objective import Objective
     cost="2 gradients and 1 Hessian product per batch",
     reference="Deng et al. (2024), arXiv:2403.08821",
     minibatches=True,
+    mode="batch",
 )
-def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8) -> xr.Dataset:
+def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8, seed: int = 0) -> xr.Dataset:
     r"""The perturbation's share of SAM's gradient, h = g_SAM − g, and how well ρ H ĝ predicts it.
 
-    For each of the first `batches` batches B, with g, g_SAM and the Hessian H those of L_B: `l2_psf` ‖h‖,
+    For each of `batches` batches B, drawn by `seed` (`position` says which), with g, g_SAM and the Hessian H those of L_B: `l2_psf` ‖h‖,
     `gradient_norm` ‖g‖, `ratio` ‖h‖/‖g‖, `linear_norm` ‖ρ H ĝ‖ and `linear_cosine` cos(h, ρ H ĝ); of each the mean and
     the standard error over batches. For ρ → 0 the cosine tends to one and both norms to each other; how far they part
     is how far from quadratic the loss is at radius ρ. A pair of vectors of which one is zero has no cosine: NaN.
 
-    BatchNorm is in the objective's mode throughout. Cost: 2 gradients and 1 Hessian product per batch. In float32 h is
+    BatchNorm is in the objective's mode throughout: with the batch's own statistics at a checkpoint, as SAM's steps and
+    the probe of the same name have it, since with running statistics the PSF is another number, several times as
+    large on some networks (an `Objective` says it by `mode="batch"`; the attribute `objective_batch_norm` tells). Cost: 2 gradients and 1 Hessian product per batch. In float32 h is
     a difference of nearly equal gradients: below ρ ≈ 1e-3 use a float64 objective.
 
     Raises ValueError for ρ that is zero or not finite, for fewer than one batch, and for a batch whose gradient is
@@ -44,7 +48,7 @@ def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8) -> xr.Data
     """
     if not np.isfinite(rho) or rho == 0:
         raise ValueError(f"rho: expected a finite, non-zero radius; got {rho}")
-    chosen = over_batches.first_batches(objective, batches)
+    chosen, positions = over_batches.drawn_batches(objective, batches, seed)
     theta = objective.theta
     rows = []
     for batch in tqdm(chosen, desc="psf", unit=" batches", delay=2, disable=None):
@@ -53,9 +57,9 @@ def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8) -> xr.Data
         direction = unit(gradient, "the gradient of a batch")
         difference = part.gradient(theta + rho * direction) - gradient
         linear = rho * (part.hessian() @ direction)
-        norms = [torch.linalg.vector_norm(vector) for vector in (difference, gradient, linear)]
-        cosine = (difference @ linear / (norms[0] * norms[2])).clamp(-1, 1)
-        rows.append(torch.stack([norms[0], norms[1], norms[0] / norms[1], norms[2], cosine]))
+        norms = [norm(vector) for vector in (difference, gradient, linear)]
+        pair = directions_of(torch.stack([difference, linear]))
+        rows.append(torch.stack([norms[0], norms[1], norms[0] / norms[1], norms[2], (pair[0] @ pair[1]).clamp(-1, 1)]))
 
     length = "loss/‖θ‖₂"
     described = {
@@ -68,7 +72,7 @@ def psf(objective: Objective, *, rho: float = 0.05, batches: int = 8) -> xr.Data
     dataset = xr.Dataset(coords={"batch": np.arange(len(chosen))}, attrs={"rho": rho})
     for column, (name, (units, long_name)) in zip(torch.stack(rows).T, described.items(), strict=True):
         over_batches.add(dataset, name, list(column), units=units, long_name=long_name)
-    return dataset
+    return over_batches.positioned(dataset, positions)
 
 
 @psf.figure

@@ -28,6 +28,8 @@ from tqdm import tqdm
 from analyses.krylov_basis import KrylovBasis
 from analyses.krylov_decomposition import KrylovDecomposition
 from analyses.probe_vectors import gaussian, working_dtype
+from analyses.scaled_operator import ScaledOperator
+from analyses.spread import deviation
 from analyses.trace_estimate import check_square
 
 
@@ -79,9 +81,10 @@ def lanczos_quadrature(
     )
     if known is not None:
         basis.rows[:taken] = known.T
+    scaled = ScaledOperator(A, watched=True)
     nodes, weights = np.empty((probes, steps)), np.empty((probes, steps))
     for probe in tqdm(range(probes), desc="quadrature", unit=" probes", delay=2, disable=None):
-        space = KrylovDecomposition(A, basis, locked=taken, generator=generator)
+        space = KrylovDecomposition(scaled, basis, locked=taken, generator=generator)
         space.begin(gaussian(A, 1, generator))
         for _ in range(steps):
             space.extend()
@@ -92,11 +95,9 @@ def lanczos_quadrature(
             space.settle()
         ritz = space.ritz(np.argsort)
         nodes[probe], weights[probe] = ritz.values, ritz.coefficients[0] ** 2
-    return Quadrature(nodes, weights, n - taken, probes * steps)
+    return Quadrature(scaled.scale * nodes, weights, n - taken, probes * steps)
 
 
 def mean_and_stderr(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the first axis and its standard error; NaN for the error of a single sample."""
-    if len(samples) < 2:
-        return samples.mean(0), np.full(samples.shape[1:], np.nan)
-    return samples.mean(0), samples.std(0, ddof=1) / np.sqrt(len(samples))
+    return samples.mean(0), deviation(samples) / np.sqrt(len(samples))

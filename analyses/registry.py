@@ -22,8 +22,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 import xarray as xr
+from torch.optim import Optimizer
 
+from analyses import draws
+from analyses.momentum_option import momentum_of
 from landscape import distributed
+from landscape.model_function import Mode
 from landscape.objective import Objective
 
 if TYPE_CHECKING:
@@ -40,8 +44,14 @@ class Analysis:
     """A registered analysis: call it with an `Objective` or a `Checkpoint` and keyword options.
 
     A checkpoint brings its own objective (`split`, `examples`, `device` and `dtype` choose it) and, where the analysis
-    takes a `momentum`, its own momentum. The returned Dataset's attributes record the options, the data, the model's
-    mode, the cost in gradient evaluations and the versions.
+    takes a `momentum`, its own momentum. With an `Objective` the momentum is the optimizer itself, whose first moments
+    are mapped to the model's parameters, or a vector or mapping (`analyses.momentum_option`).
+
+    What an analysis draws at random it draws from `seed`; at a checkpoint from `seed`, the run's own seed and the step
+    together (`analyses.draws`), so that a mean over runs is a mean over draws too.
+
+    The returned Dataset's attributes record the options, the data, the model's mode, the cost in gradient evaluations
+    and the versions.
     """
 
     def __init__(
@@ -51,10 +61,12 @@ class Analysis:
         cost: str,
         reference: str,
         minibatches: bool = False,
+        mode: Mode = "eval",
         data_parallel: bool = False,
     ) -> None:
         self.function = function
         self.minibatches = minibatches
+        self.mode = mode
         self.data_parallel = data_parallel
         self.name = function.__name__
         self.cost = cost
@@ -108,6 +120,7 @@ class Analysis:
                 f"{self.name}: expected options among {', '.join(self.options)}; got {', '.join(sorted(unknown))}"
             )
         provenance: dict[str, Any] = {}
+        asked = dict(options)
         if isinstance(subject, Objective):
             if (split, examples, device, dtype) != ("train", None, None, None):
                 raise TypeError(
@@ -116,21 +129,35 @@ class Analysis:
                 )
             objective = subject
         else:
-            size = subject.experiment.batch_size if self.minibatches else None
+            chosen: dict[str, Any] = {}
+            if "seed" in self.options:
+                # what is recorded is the seed asked for; what it stands for at this checkpoint is drawn from
+                asked["seed"] = asked.get("seed", self.options["seed"].default)
+                options["seed"] = draws.seed_at(subject, asked["seed"])
+                provenance["drawn_from"] = draws.describe(subject, asked["seed"])
+            if self.minibatches:
+                # as training has them: of its size, put together at random, BatchNorm with the batch's statistics
+                chosen = {"batch_size": subject.experiment.batch_size, "shuffle": options["seed"], "mode": self.mode}
             # an analysis of single batches is computed by every process alike: right, if not faster
             parallel = self.data_parallel and distributed.world_size() > 1
             objective = subject.objective(
-                split, examples=examples, batch_size=size, device=device, dtype=dtype, data_parallel=parallel
+                split, examples=examples, device=device, dtype=dtype, data_parallel=parallel, **chosen
             )
-            provenance = {
+            provenance |= {
                 "split": split,
                 "step": subject.step,
                 "run": subject.path.parents[1].name,
                 "checkpoint": subject.path.name,
+                "experiment": subject.experiment.to_toml(),  # the checkpoint's own, whatever experiment.toml says today
             }
             if "momentum" in self.options and options.get("momentum") is None and subject.momentum is not None:
                 options["momentum"] = subject.momentum.to(objective.theta)
                 provenance["momentum"] = "the checkpoint's"
+        if "momentum" in self.options and options.get("momentum") is not None:
+            given = options["momentum"]
+            options["momentum"] = momentum_of(objective, given)
+            if isinstance(given, Optimizer):
+                provenance["momentum"] = f"of {type(given).__name__}"
         counters = ("evaluations", "gradient_evaluations", "hessian_products")
         before = [getattr(objective, name) for name in counters]
         start = time.perf_counter()
@@ -138,14 +165,12 @@ class Analysis:
         cost = {name: getattr(objective, name) - count for name, count in zip(counters, before, strict=True)}
         dataset.attrs = {
             "analysis": self.name,
-            "options": json.dumps(self._recorded(options), sort_keys=True),
+            "options": json.dumps(self._recorded(asked), sort_keys=True),
             **provenance,
-            **{f"objective_{key}": _attribute(value) for key, value in objective.description.items()},
+            **describe(objective),
             **{name: float(value) for name, value in cost.items()},
             "seconds": time.perf_counter() - start,
-            "torch_version": str(torch.__version__),  # a str subclass that HDF5 attributes do not take
-            "toolkit_version": version("landscape-toolkit"),
-            **{key: _attribute(value) for key, value in dataset.attrs.items()},
+            **{key: as_attribute(value) for key, value in dataset.attrs.items()},
         }
         return dataset
 
@@ -163,7 +188,16 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
 
 
-def _attribute(value: Any) -> Any:
+def describe(objective: Objective) -> dict[str, Any]:
+    """The attributes that say of what the numbers are, and by which versions."""
+    return {
+        **{f"objective_{key}": as_attribute(value) for key, value in objective.description.items()},
+        "torch_version": str(torch.__version__),  # a str subclass that HDF5 attributes do not take
+        "toolkit_version": version("landscape-toolkit"),
+    }
+
+
+def as_attribute(value: Any) -> Any:
     """HDF5 attributes hold text, numbers and number arrays: a bool becomes 0 or 1, anything else its text."""
     if isinstance(value, bool | np.bool_):
         return int(value)
@@ -171,23 +205,33 @@ def _attribute(value: Any) -> Any:
 
 
 def analysis(
-    *, cost: str, reference: str, minibatches: bool = False, data_parallel: bool = False
+    *, cost: str, reference: str, minibatches: bool = False, mode: Mode = "eval", data_parallel: bool = False
 ) -> Callable[[Callable[..., xr.Dataset]], Analysis]:
     """Register a function as an analysis under its own name; `cost` and `reference` stand in the README's table.
 
-    `minibatches` says that it asks about single batches: from a checkpoint they then have the size trained with.
+    `minibatches` says that it asks about single batches: from a checkpoint they then have the size trained with and are
+    put together at random by `seed`, and the objective is in `mode`, "batch" where the question is about the gradients
+    that training takes.
     `data_parallel` says that it asks the objective about all data only, so that under `torchrun` each process can work on
     its share.
     """
 
     def register(function: Callable[..., xr.Dataset]) -> Analysis:
-        taken = RESERVED & set(inspect.signature(function).parameters)
+        parameters = set(inspect.signature(function).parameters)
+        taken = RESERVED & parameters
         if taken:
             raise ValueError(f"{function.__name__}: {', '.join(taken)} chooses checkpoints; expected another name")
+        if minibatches and "seed" not in parameters:
+            raise ValueError(f"{function.__name__}: batches are drawn at random; expected an option seed")
         if function.__name__ in _REGISTRY:
             raise ValueError(f"an analysis named {function.__name__!r} exists already; give this one another name")
         _REGISTRY[function.__name__] = Analysis(
-            function, cost=cost, reference=reference, minibatches=minibatches, data_parallel=data_parallel
+            function,
+            cost=cost,
+            reference=reference,
+            minibatches=minibatches,
+            mode=mode,
+            data_parallel=data_parallel,
         )
         return _REGISTRY[function.__name__]
 

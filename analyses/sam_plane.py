@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.magnitude import magnitude
+
 
 def plane(gradient: Tensor, sam_gradient: Tensor) -> Tensor:
     """The orthonormal basis (2, n) of the plane; NaN where the two gradients are parallel to rounding and span none."""
+    scale = magnitude(sam_gradient)  # the plane is that of any multiple of both; their squares may overflow
+    gradient, sam_gradient = gradient / scale, sam_gradient / scale
     e1 = sam_gradient / torch.linalg.vector_norm(sam_gradient)
     away = sam_gradient - gradient
     across = away - e1 * (e1 @ away)
@@ -29,6 +33,7 @@ def plane(gradient: Tensor, sam_gradient: Tensor) -> Tensor:
 
 def angle_and_outside(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """The angle of `vector` (n,) to e₁ inside the plane, in radians, and the fraction of its norm outside the plane."""
+    vector = vector / magnitude(vector)
     along = basis @ vector  # (2,)
     outside = torch.linalg.vector_norm(vector - along @ basis) / torch.linalg.vector_norm(vector)
     return torch.atan2(along[1], along[0]), outside
@@ -45,14 +50,16 @@ def followed(radius: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 def zero_crossing(radius: np.ndarray, angle: np.ndarray) -> float:
-    """The first ρ at which a followed angle passes through zero, by linear interpolation; NaN where it never does."""
-    for left, right in zip(range(len(radius) - 1), range(1, len(radius)), strict=True):
-        a, b = angle[left], angle[right]
-        if a == 0:
-            return float(radius[left])
-        if a * b < 0:
-            return float(radius[left] + (radius[right] - radius[left]) * a / (a - b))
-    return float(radius[-1]) if len(radius) and angle[-1] == 0 else float("nan")
+    """The ρ of least |ρ| at which a followed angle passes through zero, by linear interpolation; NaN: it never does.
+
+    `radius` ascends and may be signed: the angle is followed from ρ = 0 outwards, so that the passage met first is the
+    one nearest to it, on whichever side.
+    """
+    sign = np.sign(angle)
+    left = np.flatnonzero(sign[:-1] * sign[1:] < 0)
+    share = angle[left] / (angle[left] - angle[left + 1])
+    passages = np.concatenate([radius[sign == 0], radius[left] + (radius[left + 1] - radius[left]) * share])
+    return float(passages[np.argmin(np.abs(passages))]) if len(passages) else float("nan")
 
 
 def closest(radius: np.ndarray, angle: np.ndarray) -> float:

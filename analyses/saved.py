@@ -2,8 +2,9 @@
 
     runs/<name>/analyses/<analysis>-<step>-<key>.h5
 
-The key is a digest of what was asked (analysis, checkpoint, split, examples, options, precision), so other options make
-another file. Each file is a Dataset that xarray and plain h5py open, written whole or not at all.
+The key is a digest of what was asked (analysis, split, examples, precision, and every option, those left at their
+defaults too) and of what the checkpoint holds, so that other options, another default or other weights make another
+file. Each file is a Dataset that xarray and plain h5py open, written whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import inspect
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ import torch
 import xarray as xr
 
 from analyses import registry
+from analyses.subject_key import contents_key
 from landscape import distributed
 from landscape.atomic_file import atomic_file
-from landscape.run import Run
+from landscape.run import Checkpoint, Run
 
-FORMAT = 1  # raise it when an analysis changes what it computes, so that older files are computed again
+FORMAT = 2  # raise it when an analysis changes what it computes, so that older files are computed again
 
 
 class DamagedAnalysis(ValueError):
@@ -34,16 +37,17 @@ def analysis_path(
     run: Run, name: str, step: int, *, split: str, examples: int | None, dtype: str | None, options: dict[str, Any]
 ) -> Path:
     """Where the analysis `name` of the checkpoint at `step` is kept."""
-    given = _plain(name, options)
-    defaults = _plain(name, {key: option.default for key, option in registry.get(name).options.items()})
+    # every option with its value, defaults too: where a release changes a default, it asks another question
+    defaults = {key: option.default for key, option in registry.get(name).options.items()}
     asked = {
         "format": FORMAT,
         "analysis": name,
         "step": step,
+        "contents": contents_key(run, step),
         "split": split,
         "examples": examples,
         "dtype": dtype,
-        "options": {key: value for key, value in given.items() if key not in defaults or value != defaults[key]},
+        "options": _plain(name, defaults | options),
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return run.path / "analyses" / f"{name}-{step:08d}-{digest[:10]}.h5"
@@ -75,6 +79,9 @@ def analyze(
 ) -> xr.Dataset:
     """The analysis `name` of a run's checkpoint, from its file where there is one, else computed and saved.
 
+    Model, data and loss are those of the experiment in the checkpoint's file, which the answer's attribute `experiment`
+    repeats; where experiment.toml says something else, a warning names it.
+
     Args:
         run: The run or its folder.
         name: A registered analysis.
@@ -99,7 +106,14 @@ def analyze(
     precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if dtype is not None and precision is None:
         raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
-    device = device or _device_of(run)
+    if checkpoint.experiment != run.experiment:
+        different = checkpoint.experiment.difference(run.experiment, f"in {checkpoint.path.name}", "in experiment.toml")
+        warnings.warn(
+            f"{run.path}: the analysis is of the experiment in its checkpoint, from which experiment.toml differs "
+            f"({different})",
+            stacklevel=2,
+        )
+    device = device or _device_of(checkpoint)
     dataset = registry.get(name)(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
     if distributed.rank() == 0:
         write(dataset, path)
@@ -108,9 +122,9 @@ def analyze(
     return read(path, name)
 
 
-def _device_of(run: Run) -> str:
-    """Where the run was trained, if that exists here; else the CPU."""
-    device = torch.device(run.experiment.device)
+def _device_of(checkpoint: Checkpoint) -> str:
+    """Where the checkpoint was trained, if that exists here; else the CPU."""
+    device = torch.device(checkpoint.experiment.device)
     known = device.type == "cpu" or torch.get_device_module(device).is_available()
     return str(device) if known else "cpu"
 

@@ -77,10 +77,11 @@ class SpectrumEnd:
         belongs = [self.k in self.order(np.append(wanted, gap[1]))[: self.k] for gap in points]
         return points[np.array(belongs, dtype=bool)]
 
-    def progress(self, ritz: RitzPairs) -> str:
-        """The state of the search in a few words."""
+    def progress(self, ritz: RitzPairs, scale: float) -> str:
+        """The state of the search in a few words; the values are in units of `scale`."""
         relative = ritz.residuals[: self.k] / np.abs(ritz.values[: self.k]).clip(1e-300)
-        return f"largest {ritz.values[0]:.4g}, {int((relative <= self.tol).sum())}/{self.k} met, worst {relative.max():.1e}"
+        met = f"{int((relative <= self.tol).sum())}/{self.k} met"
+        return f"largest {scale * ritz.values[0]:.4g}, {met}, worst {relative.max():.1e}"
 
     def kept(self, size: int) -> int:
         """How many Ritz vectors a restart of a basis of `size` vectors keeps."""

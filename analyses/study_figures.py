@@ -104,11 +104,13 @@ def psf(results: Results) -> Figure:
 def momentum(results: Results) -> Figure:
     """Cosine of momentum and gradient, and the rise of the batch's loss at MSAM's point; running means of eight probes."""
     metrics = {
-        label: dataset.assign({name: _running_mean(dataset[name]) for name in ("momentum_cosine", "momentum_ascent")})
+        label: dataset.assign(
+            {name: _running_mean(dataset[name]) for name in ("momentum_cosine_next_batch", "momentum_ascent")}
+        )
         for label, dataset in results.metrics().items()
     }
     return panels(
-        line_over_steps(metrics, "momentum_cosine", "cos(v, g)", zero=True),
+        line_over_steps(metrics, "momentum_cosine_next_batch", "cos(v, g), next batch", zero=True),
         line_over_steps(metrics, "momentum_ascent", "L(w − ρ v/‖v‖) − L(w) [nats]", zero=True),
     )
 

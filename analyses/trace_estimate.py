@@ -11,12 +11,14 @@ rare.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from analyses.scaled_operator import ScaledOperator
 
 LEAST_SAMPLES = 32
 
@@ -34,14 +36,21 @@ class TraceEstimate:
     converged: bool  # whether the standard error met the tolerance
     history: tuple[tuple[int, float, float], ...]  # (products, trace, standard error) after each block
 
+    def times(self, scale: float) -> TraceEstimate:
+        """The estimate for scale · A, scale positive, where this is that for A."""
+        in_units = ("trace", "stderr", "frobenius", "frobenius_stderr")
+        history = tuple((products, scale * trace, scale * stderr) for products, trace, stderr in self.history)
+        return replace(self, history=history, **{name: scale * getattr(self, name) for name in in_units})
+
 
 @dataclass(frozen=True)
 class Stop:
-    """The tolerance on the standard error, and the budget."""
+    """The tolerance on the standard error, and the budget; what is tested is in units of the operator's `scale`."""
 
     rtol: float
     atol: float
     max_products: int
+    operator: ScaledOperator
 
     def __post_init__(self) -> None:
         """Refuse tolerances that nothing or everything meets."""
@@ -52,7 +61,8 @@ class Stop:
 
     def met(self, mean: float, stderr: float) -> bool:
         """Whether the standard error is small enough; never while it is unknown."""
-        return stderr <= max(self.atol, self.rtol * abs(mean))
+        absolute = self.atol / self.operator.scale if self.atol else 0.0
+        return stderr <= max(absolute, self.rtol * abs(mean))
 
 
 def mean_and_stderr(samples: Tensor) -> tuple[float, float]:

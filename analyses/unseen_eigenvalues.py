@@ -13,6 +13,9 @@ so an eigenvalue λ that is no Ritz value requires
 For v₀ uniform on the sphere √n u·v₀ is standard normal, nearly: the probability of so small a share is erf(s(λ)√(n/2)).
 Each product lowers it by a factor, as it lowers the residuals; when these meet 1e-3 it is of the order of 1e-2.
 
+It speaks of distinct eigenvalues: copies of one that was found, and what lies within NARROW of it, look the same to any
+single start. `lanczos(..., multiplicity=True)` searches for copies.
+
 References: the bound is Parseval's for the Lanczos polynomials; compare Kuczyński and Woźniakowski (1992) on random
 starts.
 """
@@ -41,7 +44,7 @@ def gaps(found: np.ndarray, ritz: np.ndarray) -> np.ndarray:
 
 
 def probability_unseen(matrix: np.ndarray, tail: np.ndarray, n: int, points: np.ndarray) -> float:
-    """The probability that an eigenvalue went unseen from a random start of length `n`, one being in each gap.
+    """The probability that a distinct eigenvalue went unseen from a random start of length `n`, one being in each gap.
 
     `matrix` (j, j) is B, symmetric, `tail` (j,) is c, `points` (g, q) are places in g gaps: the largest probability of
     each gap, summed over the gaps. Cost: a few operations on j × j numbers.

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from analyses.probe_vectors import gaussian
+from analyses.scaled_operator import ScaledOperator
 from analyses.trace_estimate import Stop, TraceEstimate, check_square, mean_and_stderr, progress, require_finite, root
 
 LEAST_COLUMNS = 32  # fewer give a standard error that is itself too uncertain to stop on
@@ -52,7 +53,8 @@ def xtrace(
     FloatingPointError for a product that is not finite.
     """
     n = check_square(A)
-    stop = Stop(rtol, atol, max_products)
+    A = ScaledOperator(A)
+    stop = Stop(rtol, atol, max_products, A)
     if max_products < 4:
         raise ValueError(f"max_products: expected at least 4, two test vectors used twice; got {max_products}")
     generator = generator or torch.Generator().manual_seed(0)
@@ -72,7 +74,7 @@ def xtrace(
             products = 2 * tests.shape[1]
             history.append((products, trace, stderr))
             bar.update(2 * fresh.shape[1])
-            bar.set_postfix_str(f"{trace:.4g} ± {stderr:.2g}", refresh=False)
+            bar.set_postfix_str(f"{A.scale * trace:.4g} ± {A.scale * stderr:.2g}", refresh=False)
             enough = tests.shape[1] >= min(LEAST_COLUMNS, most)
             if exact or (enough and stop.met(trace, stderr)) or tests.shape[1] == most:
                 break
@@ -88,7 +90,7 @@ def xtrace(
         products=products,
         converged=exact or stop.met(trace, stderr),
         history=tuple(history),
-    )
+    ).times(A.scale)
 
 
 def _orthonormal(image: Tensor, Q: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from landscape.tree_codec import Tree
 if TYPE_CHECKING:
     from landscape.data import Data
     from landscape.experiment import Experiment
+    from landscape.model_function import Mode
     from landscape.objective import Objective
 
 _BATCH = 1024
@@ -140,6 +141,8 @@ class Checkpoint:
         *,
         examples: int | None = None,
         batch_size: int | None = None,
+        shuffle: int | None = None,
+        mode: Mode = "eval",
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         data_parallel: bool = False,
@@ -148,7 +151,8 @@ class Checkpoint:
 
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint;
         None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over examples does not
-        depend on it, a question about single minibatches does. `data_parallel`: each process of the initialised
+        depend on it, a question about single minibatches does, and wants them put together at random, as training does:
+        `shuffle` is the seed of that order. `mode` as `Objective` has it. `data_parallel`: each process of the initialised
         `torch.distributed` group works on its share, and all ask alike.
 
         Raises:
@@ -165,17 +169,23 @@ class Checkpoint:
                 raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
             index = torch.randperm(len(targets), generator=generator(0, f"examples of {split}"))[:examples]
             inputs, targets = inputs[index], targets[index]
+        if shuffle is not None:
+            index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
+            inputs, targets = inputs[index], targets[index]
         processes = torch.distributed.get_world_size() if data_parallel else 1
         size = batch_size or min(_BATCH, -(-len(targets) // processes))
         batches = list(zip(inputs.split(size), targets.split(size), strict=True))
-        return Objective(
+        objective = Objective(
             self._model(data),
             self.experiment.loss_fn(),
             batches,
             device=device,
             dtype=dtype,
+            mode=mode,
             data_parallel=data_parallel,
         )
+        objective.population = len(chosen.targets)
+        return objective
 
     def _model(self, data: Data) -> nn.Module:
         from landscape import models

@@ -14,25 +14,38 @@ References: Li et al. (2018), section 4, https://arxiv.org/abs/1712.09913.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from landscape.magnitude import magnitude, norm
 from landscape.parameters import NORMALISATION, ParameterSpace
 
 
 def unit(direction: Tensor, name: str = "direction") -> Tensor:
     """`direction` (n,) divided by its L2 norm.
 
-    Raises ValueError for a direction that is zero or not finite, calling it by `name`: neither has a unit vector. The
-    check costs one synchronisation with the host.
+    Raises ValueError for a direction that is zero or not finite, calling it by `name`: neither has a unit vector; and
+    FloatingPointError for one so small that its entries have lost digits. The check costs one synchronisation with the
+    host.
     """
-    length = torch.linalg.vector_norm(direction)
-    if not torch.isfinite(length) or length == 0:
+    scale = magnitude(direction)
+    scaled = direction / scale
+    length = torch.linalg.vector_norm(scaled)
+    found, size = torch.stack([length, scale[0].to(length)]).tolist()
+    if not math.isfinite(found) or found == 0:
         raise ValueError(
-            f"{name}: expected a finite, non-zero vector to normalise; got one of norm {float(length)}; "
+            f"{name}: expected a finite, non-zero vector to normalise; got one of norm {found}; "
             "leave this direction out, or look at another checkpoint"
         )
-    return direction / length
+    limits = torch.finfo(scaled.dtype)
+    if size < limits.tiny / limits.eps:
+        raise FloatingPointError(
+            f"{name}: expected entries that have all their digits in {scaled.dtype}; got none above {2 * size:.0e}; "
+            "multiply the loss, or use dtype=torch.float64"
+        )
+    return (scaled / length).to(direction.dtype)
 
 
 def like(theta: Tensor, vector: Tensor, name: str) -> Tensor:
@@ -72,8 +85,8 @@ def filter_normalized(direction: Tensor, theta: Tensor, space: ParameterSpace) -
             scaled[name] = torch.zeros_like(part)
             continue
         filters = part.flatten(1)
-        length = torch.linalg.vector_norm(filters, dim=1, keepdim=True)
-        target = torch.linalg.vector_norm(weights[name].flatten(1), dim=1, keepdim=True)
+        length = norm(filters, 1, keepdim=True)
+        target = norm(weights[name].flatten(1), 1, keepdim=True)
         scale = torch.where(length > 0, target / length, torch.zeros_like(length))
         scaled[name] = (filters * scale).view_as(part)
     return space.flatten(scaled)

@@ -47,7 +47,8 @@ class Experiment:
         warmup_epochs: Length of the linear ramp from zero to `lr`.
         label_smoothing: Of the cross-entropy, torch's definition.
         clip_gradient: Largest global norm of the gradient that the base sees; 0 switches clipping off.
-        precision: Of weights and arithmetic; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
+        precision: Of weights and arithmetic; `tf32` is `float32` but lets a GPU round the factors of products and
+            convolutions to 10 bits; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
         checkpoint_every: Epochs between checkpoints. The first and the last point of the run are always kept.
         probe_every: Steps between the probes (L2-PSF, cosine of momentum and gradient, loss rise along the momentum);
             0 switches them off. Each costs two gradients and a loss of the whole batch, in every process, whatever the
@@ -81,7 +82,7 @@ class Experiment:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
     clip_gradient: float = 0.0
-    precision: Literal["float32", "float64", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "float64", "bf16"] = "float32"
 
     checkpoint_every: int = 10
     probe_every: int = 0
@@ -95,12 +96,22 @@ class Experiment:
         """Refuse what no run could mean, naming the option, what it may be and what came."""
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
+            if isinstance(value, dict):
+                try:  # a tuple and the list that its file has are one experiment
+                    object.__setattr__(self, f.name, tomllib.loads(tomli_w.dumps(value)))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"{f.name}: expected text, numbers, truth values and lists and tables of them, got {value!r}: "
+                        f"{error}"
+                    ) from error
             if f.type in ("float", "float | None") and value is not None:
                 if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                     raise ValueError(f"{f.name}: expected a finite number, got {value!r}")
                 object.__setattr__(self, f.name, float(value))  # lr=1 and lr=1.0 are one experiment
             if f.type == "int" and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{f.name}: expected a whole number, got {value!r}")
+            if f.type == "int" and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{f.name}: expected a whole number of at most 64 bits, got {value!r}")
         for name, low, high in (
             ("label_noise", 0.0, 1.0),
             ("label_smoothing", 0.0, 1.0),
@@ -134,6 +145,12 @@ class Experiment:
     def replace(self, **changes: Any) -> Experiment:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def difference(self, other: Experiment, of_self: str = "there", of_other: str = "here") -> str:
+        """The settings in which two experiments differ, as `lr = 0.1 there, 0.2 here`."""
+        one, two = tomllib.loads(self.to_toml()), tomllib.loads(other.to_toml())
+        names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+        return ", ".join(f"{n} = {one.get(n, 'unset')} {of_self}, {two.get(n, 'unset')} {of_other}" for n in names)
 
     def to_toml(self) -> str:
         """All fields as TOML, in the order of the class; what is None is left out, since TOML has no null."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 
 from landscape.batches import Batch, arguments
 from landscape.determinism import refuse_random_modules
+from optimizers.batch_norm import frozen_batch_norm
 
-Mode = Literal["eval", "unchanged"]
+Mode = Literal["eval", "unchanged", "batch"]
 LossFunction = Callable[[Any, Any], Tensor]
 
 
@@ -27,8 +28,8 @@ class ModelFunction:
     def __init__(
         self, model: nn.Module, loss_fn: LossFunction, *, mode: Mode, autocast: torch.dtype | None, device: torch.device
     ) -> None:
-        if mode not in ("eval", "unchanged"):
-            raise ValueError(f'expected mode="eval" or "unchanged", got {mode!r}')
+        if mode not in get_args(Mode):
+            raise ValueError(f'expected mode="eval", "unchanged" or "batch", got {mode!r}')
         self.model, self.loss_fn, self.mode, self.autocast = model, loss_fn, mode, autocast
         self._device = device
         self.deterministic = False  # until shown: by a test that is made once for all objectives over this model
@@ -40,9 +41,13 @@ class ModelFunction:
         """The model in its mode, with kernels that have second derivatives; everything is put back after."""
         modes = [(module, module.training) for module in self.model.modules()]
         try:
-            if self.mode == "eval":
+            if self.mode != "unchanged":
                 self.model.eval()
             with contextlib.ExitStack() as stack:
+                if self.mode == "batch":
+                    stack.enter_context(frozen_batch_norm(self.model))
+                    for layer in batch_norms(self.model):
+                        layer.training = True
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 if any(isinstance(module, nn.RNNBase) for module, _ in modes):
                     stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs are differentiable once
@@ -88,12 +93,19 @@ class ModelFunction:
     @property
     def batch_norm(self) -> str:
         """Which statistics BatchNorm layers use."""
-        layers = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        layers = batch_norms(self.model)
         if not layers:
             return "none in the model"
+        if self.mode == "batch":
+            return "batch statistics"
         tracked = all(layer.track_running_stats for layer in layers)
         batch_wise = not tracked or (self.mode == "unchanged" and any(layer.training for layer in layers))
         return "batch statistics" if batch_wise else "running statistics"
+
+
+def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The BatchNorm layers of a model, of every kind."""
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

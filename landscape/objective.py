@@ -31,6 +31,7 @@ from landscape.hessian_products import HessianWay, hessian_operator
 from landscape.model_function import LossFunction, Mode, ModelFunction, unwrapped
 from landscape.operators import LinearOperator
 from landscape.parameters import ParameterSpace, Selection
+from landscape.tf32 import tf32_in_use
 from landscape.work import Work
 
 
@@ -44,7 +45,9 @@ class Objective:
 
     With a `device` or `dtype` other than the model's the objective works on a copy of the model taken now; otherwise on
     the model itself, at its parameters of the moment. `mode="unchanged"` leaves each module in the mode the model is in
-    instead of eval mode; modules that then make the loss random or change their own state are refused.
+    instead of eval mode; modules that then make the loss random or change their own state are refused. `mode="batch"`
+    is eval mode but for BatchNorm, which takes the statistics of the batch, as in training, and keeps its own as they
+    are: L then depends on how the data are cut into batches.
 
     `micro_batch` splits every batch into parts of so many rows, to fit memory: the same mean, if rows are independent
     of each other. `autocast` runs the model in that dtype, with sums and θ in their own. `data_parallel`: each process
@@ -69,7 +72,7 @@ class Objective:
         autocast: torch.dtype | None = None,
         data_parallel: bool = False,
     ) -> None:
-        model = unwrapped(model)
+        model = self.original = unwrapped(model)  # whose parameters an optimizer holds, also where this works on a copy
         space = ParameterSpace.of(model)
         here = next(parameter.device for parameter in model.parameters() if parameter.requires_grad)
         self.device = here if device is None else torch.empty(0, device=device).device
@@ -78,6 +81,7 @@ class Objective:
             space = ParameterSpace.of(model)
         self.space = space
         self.function = ModelFunction(model, loss_fn, mode=mode, autocast=autocast, device=self.device)
+        self.population: int | None = None  # how many examples these were chosen from, where they are not all
         self._data_parallel = data_parallel
         self._batching: dict[str, Any] = {"count": count, "dtype": dtype, "micro_batch": micro_batch}
         self._work = Work()
@@ -142,6 +146,11 @@ class Objective:
         return sum(self.batches.counts)
 
     @property
+    def partial(self) -> bool:
+        """Whether the examples are a part of a larger set: what is exact for them is an estimate for that."""
+        return self.population is not None and self.examples < self.population
+
+    @property
     def theta(self) -> Tensor:
         """(n,) a copy of the model's current parameters."""
         parameters = dict(self.model.named_parameters())
@@ -157,11 +166,13 @@ class Objective:
             "batch_norm": self.function.batch_norm,
             "weight_decay": "not included",
             "examples": self.examples,
+            **({} if self.population is None else {"examples_in_all": self.population}),
             "batches": self._totals[1] if self._totals else len(self.batches),
             "parameters": self.size,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "autocast": str(self.function.autocast or "off").removeprefix("torch."),
+            "tf32": tf32_in_use(self.device),
             "processes": distributed.get_world_size() if self._data_parallel else 1,
         }
 

@@ -2,8 +2,11 @@ r"""What the loss surface looks like from where training is: three numbers on th
 
     l2_psf                    ‖∇L_B(w + ρ_s g/‖g‖) − g‖,  g = ∇L_B(w)            (Deng et al. 2024)
     psf_ratio                 l2_psf / ‖g‖
-    momentum_cosine           cos(v_{t−1}, g), v before this step's update       (Becker et al. 2024, Fig. 2C)
+    momentum_cosine_next_batch  cos(v_{t−1}, g), v before this step's update     (Becker et al. 2024, Fig. 2C)
     momentum_ascent           L_B(w − ρ_m v/‖v‖) − L_B(w)                        (Becker et al. 2024, Fig. A.12)
+
+B is the batch to come, which v has not seen since the last epoch at the least: what `gradient_similarity` says of a
+checkpoint's momentum and batches drawn from all data, many of them in v, is another cosine, often of the other sign.
 
 All at the clean weights, the model in the mode it trains in, BatchNorm with the statistics of the batch. The probes
 change nothing: no running statistic, no gradient buffer, no random number that training would have drawn. They cost
@@ -17,20 +20,28 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from landscape.magnitude import magnitude
 from landscape.seeding import global_state, set_global_state
 from optimizers import SharpnessAware, first_moment, frozen_batch_norm
 
-NAMES = ("l2_psf", "psf_ratio", "momentum_cosine", "momentum_ascent")
+NAMES = ("l2_psf", "psf_ratio", "momentum_cosine_next_batch", "momentum_ascent")
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors)))))
+    return _unit(tensors)[1]
 
 
-def _unit(tensors: list[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
-    """The tensors over their global norm, and that norm; zero where the norm is zero."""
-    norm = _norm(tensors)
-    return torch._foreach_mul(tensors, torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))), norm
+def _unit(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor]:
+    """The tensors over their global norm, and that norm; zeros where it is zero, NaN where it is not finite.
+
+    Squares are taken of entries near one, whatever the size of the loss (`landscape.magnitude`).
+    """
+    largest = torch.stack([tensor.abs().amax() if tensor.numel() else tensor.sum() for tensor in tensors])
+    scale = magnitude(largest)
+    scaled = torch._foreach_div(list(tensors), scale[0])
+    length = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(scaled))))
+    shrink = torch.where(length == 0, torch.zeros_like(length), 1 / length)
+    return torch._foreach_mul(scaled, shrink), length * scale[0]
 
 
 def probe(
@@ -74,6 +85,6 @@ def probe(
     return {
         "l2_psf": psf,
         "psf_ratio": psf / g_norm,
-        "momentum_cosine": torch.where(moved, cosine, undefined),
+        "momentum_cosine_next_batch": torch.where(moved, cosine, undefined),
         "momentum_ascent": torch.where(moved, raised - value, undefined),
     }

@@ -5,6 +5,8 @@ Recording a device scalar does not wait for the device: the numbers stay there u
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,10 +32,10 @@ class Recorder:
         """The series `name` so far, one transfer for what is still on the device."""
         fetched = self._fetched.setdefault(name, [])
         pending = self._values.get(name, [])
-        if pending and isinstance(pending[0], Tensor):
-            fetched += torch.stack([v for v in pending if isinstance(v, Tensor)]).cpu().double().tolist()
-        else:
-            fetched += [float(v) for v in pending]
+        on_device = [value for value in pending if isinstance(value, Tensor)]
+        wide = functools.reduce(torch.promote_types, {value.dtype for value in on_device}, torch.bfloat16)
+        numbers = iter(torch.stack([v.to(wide) for v in on_device]).cpu().double().tolist() if on_device else [])
+        fetched += [next(numbers) if isinstance(value, Tensor) else float(value) for value in pending]
         self._values[name] = []
         return np.array(self._steps.get(name, []), dtype=np.int64), np.array(fetched, dtype=np.float64)
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +75,7 @@ class Run:
         run = cls.open(path)
         if run.experiment != experiment:
             raise ValueError(
-                f"{path} holds another experiment ({_difference(file.read_text(), experiment.to_toml())}); "
+                f"{path} holds another experiment ({run.experiment.difference(experiment)}); "
                 "choose another folder, or repeat that experiment"
             )
         return run
@@ -88,6 +87,13 @@ class Run:
         if not (path / "experiment.toml").is_file():
             raise FileNotFoundError(f"{path}: expected the folder of a run, found no experiment.toml in it")
         return cls(path)
+
+    @classmethod
+    def planned(cls, path: str | Path, experiment: Experiment) -> Run:
+        """The run that `create` would make, without making it: no file is read or written."""
+        run = cls(Path(path))
+        run.experiment = experiment
+        return run
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -286,10 +292,3 @@ def _barely_begun(path: Path) -> bool:
         entry.name.startswith(TEMPORARY) or (entry.name in own and (entry.is_file() or not any(entry.iterdir())))
         for entry in path.iterdir()
     )
-
-
-def _difference(there: str, here: str) -> str:
-    """The settings that differ, as `lr = 0.1 there, 0.2 here`."""
-    a, b = tomllib.loads(there), tomllib.loads(here)
-    different = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-    return ", ".join(f"{key} = {a.get(key, 'unset')} there, {b.get(key, 'unset')} here" for key in different)

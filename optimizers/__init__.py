@@ -17,7 +17,9 @@ from optimizers.fsam import FSAM as FSAM
 from optimizers.fsam import Friendly as Friendly
 from optimizers.gsam import GSAM as GSAM
 from optimizers.gsam import SurrogateGap as SurrogateGap
+from optimizers.huggingface_steps import HuggingFaceSteps as HuggingFaceSteps
 from optimizers.late_sam import LateSAM as LateSAM
+from optimizers.lightning_steps import LightningSteps as LightningSteps
 from optimizers.looksam import LookSAM as LookSAM
 from optimizers.looksam import Orthogonal as Orthogonal
 from optimizers.m_sam import MicroSAM as MicroSAM

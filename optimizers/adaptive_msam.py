@@ -30,8 +30,8 @@ class Proportional(Metric):
         """|w|⊙d and its norm."""
         if not ascent.parameters:
             return ascent
-        vectors = list(torch._foreach_abs(norms.shards(ascent.parameters)))
-        torch._foreach_mul_(vectors, ascent.vectors)
+        vectors = [norms.widened(local).abs() for local in norms.shards(ascent.parameters)]
+        torch._foreach_mul_(vectors, [norms.widened(vector) for vector in ascent.vectors])
         return Ascent(ascent.parameters, vectors, norms.norm(vectors, ascent.parameters), disposable=True)
 
 

@@ -62,6 +62,7 @@ class LongGradient(Policy):
     state="1 during the step",
     reference="Jiang et al. 2023",
     rho_range=(0.02, 0.5),
+    lengths={"total_steps": math.inf},
 )
 class AESAM(SharpnessAware):
     """Climb where ‖g‖² is large beside its running mean and deviation."""

@@ -2,14 +2,18 @@ r"""Adaptive SAM: a ball that stretches with the weights, so that rescaling a la
 
     ε = ρ T² g/‖T g‖,   T = |w| + η_a,   T = 1 on biases
 
-As in the authors' code biases keep T = 1; everything else, weights of normalisation layers included, is adaptive.
+Here biases (tensors with "bias" in the name their module gives them) keep T = 1, and everything else is adaptive: weights
+of normalisation layers, and tensors of other names too (`cls_token`, `gamma`). In the authors' code it is the other way
+round: only what has "weight" in its name in the model is adaptive, and other names keep T = 1: `adapts="weights"`, which
+needs names: `model=model`, or a base made of `model.named_parameters()`. The paper has T = |w| on weights and 1 on biases;
+both agree where there are no other names.
 
 Kwon, Kim, Park, Choi 2021, https://arxiv.org/abs/2102.11600
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,17 +22,22 @@ from torch.optim import Optimizer
 from optimizers import norms
 from optimizers.directions import Ascent
 from optimizers.metrics import Metric
-from optimizers.owners import owners
+from optimizers.owners import names, owners
 from optimizers.registry import register
 from optimizers.sharpness_aware import SharpnessAware
 
+Adapts = Literal["all but biases", "weights"]
+
 
 class Adaptive(Metric):
-    """ε = ρ T² d/‖T d‖ with T = |w| + eta and T = 1 on biases: the steepest ascent with ‖T⁻¹ε‖ = ρ."""
+    """ε = ρ T² d/‖T d‖ with T = |w| + eta where it `adapts` and T = 1 elsewhere: the steepest ascent with ‖T⁻¹ε‖ = ρ."""
 
-    def __init__(self, *, eta: float = 0.01) -> None:
+    def __init__(self, *, eta: float = 0.01, adapts: Adapts = "all but biases") -> None:
+        if adapts not in get_args(Adapts):
+            raise ValueError(f"expected adapts to be one of {', '.join(get_args(Adapts))}, got {adapts!r}")
         self.eta = eta
-        self._bias: dict[Tensor, bool] = {}
+        self.adapts = adapts
+        self._still: dict[Tensor, bool] = {}
 
     @property
     def group_defaults(self) -> dict[str, Any]:
@@ -40,18 +49,25 @@ class Adaptive(Metric):
         stretch = self._stretch(optimizer, ascent.parameters)
         if not ascent.parameters:
             return ascent
-        stretched = list(torch._foreach_mul(ascent.vectors, stretch))
+        vectors = [norms.widened(vector) for vector in ascent.vectors]  # |w|·g of small numbers is 0 in float16
+        stretched = list(torch._foreach_mul(vectors, stretch))
         scale = norms.norm(stretched, ascent.parameters)
         torch._foreach_mul_(stretched, stretch)
         return Ascent(ascent.parameters, stretched, scale, disposable=True)
 
     def _stretch(self, optimizer: SharpnessAware, parameters: list[Tensor]) -> list[Tensor]:
-        if any(parameter not in self._bias for parameter in parameters):
-            held = owners(parameters)
-            self._bias = {p: any("bias" in name for _, name in held[p]) for p in parameters}
+        if any(parameter not in self._still for parameter in parameters):
+            if self.adapts == "weights":
+                called = names(optimizer, parameters)
+                self._still |= {p: "weight" not in called[p] for p in parameters}
+            else:
+                held = owners(optimizer, parameters)
+                self._still |= {p: any("bias" in name for _, name in held[p]) for p in parameters}
         eta = {p: group["eta"] for group in optimizer.param_groups for p in group["params"]}
         return [
-            torch.ones_like(local) if self._bias[parameter] else local.abs().add_(eta[parameter])
+            torch.ones_like(local, dtype=norms.accumulator(local.dtype))
+            if self._still[parameter]
+            else norms.widened(local).abs().add_(eta[parameter])
             for parameter, local in zip(parameters, norms.shards(parameters), strict=True)
         ]
 
@@ -60,5 +76,13 @@ class Adaptive(Metric):
 class ASAM(SharpnessAware):
     """Perturb in units of the weights: ε = ρ T² g/‖T g‖, T = |w| + η. ρ = 0.5 (CIFAR-10), 1 (CIFAR-100)."""
 
-    def __init__(self, base: Optimizer, *, rho: float = 0.5, eta: float = 0.01, **options: Any) -> None:
-        super().__init__(base, rho=rho, metric=Adaptive(eta=eta), **options)
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.5,
+        eta: float = 0.01,
+        adapts: Adapts = "all but biases",
+        **options: Any,
+    ) -> None:
+        super().__init__(base, rho=rho, metric=Adaptive(eta=eta, adapts=adapts), **options)

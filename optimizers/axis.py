@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 
@@ -47,6 +49,37 @@ class Axis:
             )
         for name in self.counters:
             setattr(self, name, _copy(state[name]))
+
+    def remembered(self) -> dict[str, Any]:
+        """The counters as they are, not copied to the host and not cloned: axes replace tensors, they do not change them."""
+        return {name: list(v) if isinstance(v := getattr(self, name), list) else v for name in self.counters}
+
+
+_Options = ParamSpec("_Options")
+_Loss = TypeVar("_Loss")
+
+
+def advancing_nothing_if_raised(step: Callable[_Options, _Loss]) -> Callable[_Options, _Loss]:
+    """A step that fails (out of memory, an interrupt) leaves every counter where it was: it may be taken again.
+
+    So policies that count steps, toss coins or follow averages of norms do it once for each step that was taken.
+    """
+
+    @functools.wraps(step)
+    def guarded(*args: _Options.args, **options: _Options.kwargs) -> _Loss:
+        optimizer: Any = args[0]
+        before = {axis: axis.remembered() for axis in optimizer.axes.values() if axis.counters}
+        climbs = optimizer._side.climbs
+        try:
+            return step(*args, **options)
+        except BaseException:
+            for axis, counters in before.items():
+                for name, value in counters.items():
+                    setattr(axis, name, value)
+            optimizer._side.climbs = climbs
+            raise
+
+    return guarded
 
 
 def _copy(value: Any) -> Any:

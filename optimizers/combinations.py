@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
+
+from optimizers.norms import is_sharded
 
 if TYPE_CHECKING:
     from optimizers.sharpness_aware import SharpnessAware
@@ -16,6 +21,45 @@ def check_base(base: object) -> None:
         raise TypeError(
             f"expected an optimizer instance such as torch.optim.SGD(model.parameters(), lr=0.1), got {base!r}"
         )
+    if hasattr(base, "perturbation"):
+        raise TypeError(
+            f"expected a base optimizer that knows nothing of perturbations, got {type(base).__name__}: the inner one "
+            "would ask for a closure of its own; wrap its base, and combine direction, metric, policy and reuse instead"
+        )
+    demanded = [
+        name
+        for name, parameter in list(inspect.signature(type(base).step).parameters.items())[1:]
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if demanded:
+        raise TypeError(
+            f"expected a base that steps along the gradients it finds in .grad, got {type(base).__name__}, whose step "
+            f"needs {', '.join(demanded)}: it evaluates the loss itself, at points of its own choice (a line search, "
+            "for example), so there is no one point to perturb; take SGD or one of the Adam family"
+        )
+
+
+def check_parameters(optimizer: SharpnessAware) -> None:
+    """Raise `TypeError` for parameters of torch's first FSDP: shards that do not say of what, so norms would be local."""
+    parameters = optimizer._parameters
+    flat = any(getattr(parameter, "_is_flat_param", False) for parameter in parameters)
+    if flat or _are_parts_of_a_flat_one(parameters):
+        raise TypeError(
+            "expected whole parameters or those of FSDP2, got flat ones of FullyShardedDataParallel (FSDP1): each rank "
+            "would take the norm of its own part only, and ε would be too long; use torch.distributed.fsdp.fully_shard"
+        )
+
+
+def _are_parts_of_a_flat_one(parameters: list[Tensor]) -> bool:
+    """Whether some share one storage, each of them a vector: FSDP1 with use_orig_params=True, while it is sharded."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    together: dict[int, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.layout is torch.strided and not is_sharded(parameter) and parameter.device.type != "meta":
+            together.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
+    together.pop(0, None)
+    return any(len(vectors) > 1 and all(v.dim() == 1 for v in vectors) for vectors in together.values())
 
 
 def check_names(base: Optimizer, defaults: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ class Direction(Axis, ABC):
     """ε = sign · ρ d/‖d‖."""
     either_sign: ClassVar[bool] = False
     """Whether ρ < 0 means something."""
+    turns: ClassVar[bool] = True
+    """Whether `maximize=True` turns it around: gradients then point where it gets better; momenta are turned already."""
 
     def observe(self, optimizer: SharpnessAware, clean: Gradient) -> None:
         """See the gradient at w of every step, also of steps that do not climb, before `__call__`."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optimizers.directions import Ascent
 from optimizers.gradients import Gradient
-from optimizers.norms import finite_or_zero, shards
+from optimizers.norms import accumulator, add_scaled, finite_or_zero, shards, widened
 
 if TYPE_CHECKING:
     from optimizers.sharpness_aware import SharpnessAware
@@ -49,7 +49,7 @@ def displace(optimizer: SharpnessAware, gradient: Gradient) -> Displacement:
     try:
         vectors = finite_or_zero(vectors, finite, in_place=ascent.disposable)
         for parameter, vector, factor in zip(parameters, vectors, factors, strict=True):
-            parameter.addcmul_(vector, factor)
+            add_scaled(parameter, vector, factor)
     except BaseException:
         displacement.restore()
         raise
@@ -63,7 +63,7 @@ def perturbation(optimizer: SharpnessAware) -> list[Tensor]:
     if ascent.parameters:
         factors, finite = _factors(ascent, _radii(optimizer, ascent))
         vectors = finite_or_zero(ascent.vectors, finite)
-        moved = {p: v * f for p, v, f in zip(ascent.parameters, vectors, factors, strict=True)}
+        moved = {p: (widened(v) * f).to(p.dtype) for p, v, f in zip(ascent.parameters, vectors, factors, strict=True)}
     parameters = optimizer._parameters
     return [
         moved[p] if p in moved else torch.zeros_like(w) for p, w in zip(parameters, shards(parameters), strict=True)
@@ -72,14 +72,18 @@ def perturbation(optimizer: SharpnessAware) -> list[Tensor]:
 
 def _radii(optimizer: SharpnessAware, ascent: Ascent) -> list[float]:
     """ρ of each parameter, with the direction's sign."""
-    if len({group["rho"] for group in optimizer.param_groups}) == 1:
-        return [optimizer.direction.sign * optimizer.param_groups[0]["rho"]] * len(ascent.parameters)
+    of_groups = [optimizer.signed_radius(group) for group in optimizer.param_groups]
+    if len(set(of_groups)) == 1:
+        return of_groups[:1] * len(ascent.parameters)
     radius = optimizer.radius
     return [radius[parameter] for parameter in ascent.parameters]
 
 
 def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tensor]:
-    """One factor beside each vector, 0 where the scale is 0 or not finite; and whether all scales are finite."""
+    """One factor beside each vector, 0 where the scale is 0 or not finite; and whether all scales are finite.
+
+    Factors are float32 at least: ρ/‖g‖ of a small gradient is more than float16 can hold.
+    """
     assert ascent.scale is not None
     scales = ascent.scale if isinstance(ascent.scale, list) else [ascent.scale] * len(radii)
     different = {id(scale): scale for scale in scales}
@@ -87,9 +91,10 @@ def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tens
     known: dict[tuple[int, float, torch.device, torch.dtype], Tensor] = {}
     factors = []
     for scale, radius, vector in zip(scales, radii, ascent.vectors, strict=True):
-        key = id(scale), radius, vector.device, vector.dtype
+        key = id(scale), radius, vector.device, accumulator(vector.dtype)
         if key not in known:
-            factor = torch.where(finite & (scale > 0), ascent.fraction * radius / scale, 0.0)
-            known[key] = factor.to(device=vector.device, dtype=vector.dtype)
+            factor = torch.where(finite & (scale > 0), ascent.fraction * radius / widened(scale), 0.0)
+            factor = factor.nan_to_num(posinf=0.0, neginf=0.0)  # a length too small to divide by is none
+            known[key] = factor.to(device=vector.device, dtype=accumulator(vector.dtype))
         factors.append(known[key])
     return factors, finite

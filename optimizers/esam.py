@@ -63,6 +63,8 @@ class RandomTensors(Metric):
 class ESAM(SharpnessAware):
     """Perturb tensors with probability β; second gradient on the fraction γ of examples whose loss rose most."""
 
+    settings = (*SharpnessAware.settings, "gamma")
+
     def __init__(
         self,
         base: Optimizer,
@@ -87,5 +89,7 @@ class ESAM(SharpnessAware):
             return closure
         batch = batch_closure(closure, "ESAM")
         assert batch.outputs is not None
-        rise = batch.losses(batch.model(batch.inputs)) - batch.losses(batch.outputs)
+        rise = batch.losses_now() - batch.losses(batch.outputs)
+        if any(group.get("maximize", False) for group in self.param_groups):
+            rise = -rise
         return batch.select(rise.topk(max(1, round(self.gamma * len(batch)))).indices)

@@ -45,7 +45,7 @@ class BothGradients:
     @cached_property
     def pairs(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Parameters, their parts of g (zeros if g is not `finite`), and of g_s: what `.grad` holds, not copies."""
-        clean = norms.finite_or_zero(self.clean.tensors, self.finite)
+        clean = norms.finite_or_zero(self.clean.tensors, self.finite, in_place=True)  # ours since the ascent
         present = [(p, g, p.grad) for p, g in zip(self.clean.parameters, clean, strict=True) if p.grad is not None]
         for position, (parameter, g, descent) in enumerate(present):
             if descent.layout is not torch.strided:

@@ -38,7 +38,10 @@ class SurrogateGap(Reuse):
         clean = norms.finite_or_zero(clean, square.isfinite())
         factor = self.alpha * along.nan_to_num(0.0, 0.0, 0.0)
         for g, g_s in zip(clean, descent, strict=True):
-            g_s.mul_((1 + factor).to(g_s.device, g_s.dtype)).add_(g, alpha=-self.alpha)
+            own = (1 + factor).to(g_s.device)
+            mixed = norms.widened(g_s).mul_(own).add_(g, alpha=-self.alpha)
+            if mixed is not g_s:  # half precision
+                g_s.copy_(mixed)
 
 
 @register("gsam", cost="2", state="2 during the step", reference="Zhuang et al. 2022", rho_range=(0.02, 1.0))

@@ -48,7 +48,9 @@ class Orthogonal(Reuse):
         kept = norms.finite_or_zero(descent, along.isfinite())
         along = along.nan_to_num(0.0, 0.0, 0.0)
         for parameter, g_s, g in zip(parameters, kept, clean, strict=True):
-            optimizer.state[parameter][_KEY] = g_s.addcmul(g, along.to(g.device, g.dtype), value=-1)
+            part = g_s.clone()
+            norms.add_scaled(part, g, -along)
+            optimizer.state[parameter][_KEY] = part
         self.length = norms.norm([optimizer.state[parameter][_KEY] for parameter in parameters], parameters)
 
     def without_ascent(self, optimizer: SharpnessAware, clean: Gradient) -> None:
@@ -56,7 +58,7 @@ class Orthogonal(Reuse):
         factor = self.alpha * clean.norm.nan_to_num(0.0, 0.0, 0.0) * norms.inverse(self.length.to(clean.norm.device))
         for parameter, g in zip(clean.parameters, in_place(clean), strict=True):
             if _KEY in optimizer.state[parameter]:
-                g.addcmul_(optimizer.state[parameter][_KEY], factor.to(g.device, g.dtype))
+                norms.add_scaled(g, optimizer.state[parameter][_KEY], factor)
 
 
 @register(

@@ -12,6 +12,7 @@ Foret et al. 2021, section 4.1; Andriushchenko and Flammarion 2022, https://arxi
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -53,12 +54,15 @@ class MicroSAM(SharpnessAware):
                 "would have to share; use vectorize=False"
             )
 
-    def _gather(self, closure: Closure, scaling: Scaling) -> Any:
-        batch = batch_closure(closure, "m-SAM splits the batch")
+    def _gather(self, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
+        whole = closure if again is None else again
+        assert whole is not None
+        batch = batch_closure(whole, "m-SAM splits the batch")
+        self._check_closure(batch)
         size = self.micro_batch or len(batch)
         if self.vectorize and self._perturbs and len(batch) % size == 0 and scaling.scaler is None:
             return _all_at_once(self, batch, size)
-        return super()._gather(closure, scaling)
+        return super()._gather(closure, scaling, again)
 
 
 def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> Tensor:
@@ -68,7 +72,8 @@ def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> T
     radii = {name: radius[p] for name, p in batch.model.named_parameters() if name in weights}
 
     def loss(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-        return batch.loss_fn(functional_call(batch.model, weights, (inputs,)), targets)
+        with batch.autocast or nullcontext():
+            return batch.loss_fn(functional_call(batch.model, weights, (inputs,)), targets)
 
     def perturbed_gradient(inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         gradient, value = grad_and_value(loss)(weights, inputs, targets)
@@ -76,7 +81,7 @@ def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> T
         length = torch.linalg.vector_norm(torch.stack(lengths))
         inverse, finite = norms.inverse(length), length.isfinite()
         moved = {
-            name: torch.where(finite, w + (radii[name] * inverse).to(w.dtype) * gradient[name], w)
+            name: torch.where(finite, (w + radii[name] * inverse * norms.widened(gradient[name])).to(w.dtype), w)
             for name, w in weights.items()
         }
         return grad_and_value(loss)(moved, inputs, targets)[0], value, finite

@@ -9,6 +9,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
+
 from optimizers import norms
 from optimizers.axis import Axis
 from optimizers.directions import Ascent
@@ -29,8 +31,11 @@ class Unnormalized(Metric):
     """No ball at all: ε = ρ d, as long as the direction is. With MSAM and ρ = ημ this is Nesterov's method."""
 
     def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
-        """The direction as it is, over 1."""
-        ascent.scale = ascent.vectors[0].new_ones(()) if ascent.vectors else None
+        """The direction as it is, over 1; over its length where that is not finite, which nobody climbs along."""
+        if ascent.vectors:
+            length = norms.norm(ascent.vectors, ascent.parameters) if ascent.scale is None else ascent.scale
+            assert isinstance(length, torch.Tensor)
+            ascent.scale = torch.where(length.isfinite(), 1.0, length)
         return ascent
 
 

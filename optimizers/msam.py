@@ -39,6 +39,7 @@ class Momentum(Direction):
     needs_gradient = False
     sign = -1.0
     either_sign = True
+    turns = False
 
     def __init__(self, *, weight_decay_at: Literal["clean", "perturbed"] = "clean") -> None:
         if weight_decay_at not in ("clean", "perturbed"):
@@ -65,7 +66,11 @@ class Momentum(Direction):
         """g + λε, to which the base adds λw: coupled weight decay at w + ε, if that is wished."""
         if self.weight_decay_at == "clean":
             return
-        decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        decay = {
+            p: -group["weight_decay"] if group["maximize"] else group["weight_decay"]  # the base turns g + λε around
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
         for parameter, clean in zip(displacement.parameters, displacement.clean, strict=True):
             if parameter.grad is not None:
                 (gradient, here) = norms.shards([parameter.grad, parameter])

@@ -112,9 +112,12 @@ class Climb(Direction):
         assert isinstance(ascent.scale, Tensor)
         finite = ascent.scale.isfinite()
         optimizer.count_skipped_ascent((~finite).int())
-        factor = self.stride * rho * norms.inverse(ascent.scale)
+        radii = optimizer.radius
+        factor = self.stride * norms.inverse(ascent.scale)
         steps = norms.finite_or_zero(ascent.vectors, finite)
-        moved = [p - w + u * factor.to(u.device, u.dtype) for p, w, u in zip(here, clean, steps, strict=True)]
+        moved = [p - w for p, w in zip(here, clean, strict=True)]
+        for parameter, there, u in zip(parameters, moved, steps, strict=True):
+            norms.add_scaled(there, u, factor * radii[parameter])
         torch._foreach_copy_(here, torch._foreach_add(clean, ball.project(moved, parameters, rho)))
 
     def _radius(self, optimizer: SharpnessAware) -> float:

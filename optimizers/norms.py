@@ -69,8 +69,22 @@ def total(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
 
 
 def inverse(scale: Tensor) -> Tensor:
-    """1/scale, and 0 where the scale is 0 or not finite."""
-    return torch.where(scale.isfinite() & (scale > 0), 1 / scale, 0.0)
+    """1/scale, and 0 where the scale is 0 (or so small that this is not finite) or not finite."""
+    return torch.where(scale.isfinite() & (scale > 0), 1 / scale, 0.0).nan_to_num(posinf=0.0)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy in float32 of one in half precision, whose range ends at 65504 and at 6e-8."""
+    return tensor.to(accumulator(tensor.dtype))
+
+
+def add_scaled(tensor: Tensor, other: Tensor, factor: Tensor) -> None:
+    """tensor ← tensor + factor · other, in place, with the factor in float32 or wider and one rounding."""
+    factor = factor.to(device=tensor.device, dtype=accumulator(tensor.dtype))
+    if factor.dtype == tensor.dtype:
+        tensor.addcmul_(other, factor)
+    else:
+        tensor.copy_(torch.addcmul(tensor.to(factor.dtype), other.to(factor.dtype), factor))
 
 
 def on_host(flag: Tensor) -> bool:
@@ -89,7 +103,7 @@ def finite_or_zero(tensors: list[Tensor], finite: Tensor, *, in_place: bool = Fa
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     if (dtype := accumulator(x.dtype)) != x.dtype:
-        return torch.sum(x * y, dtype=dtype)
+        return x.to(dtype).mul_(y).sum()  # the products too: those of small numbers are 0 in float16
     return torch.dot(x.reshape(-1), y.reshape(-1))
 
 

@@ -25,6 +25,7 @@ class Noise(Direction):
     """d = standard Gaussian noise, new on each step, the same on each replica."""
 
     needs_gradient = False
+    turns = False
     counters = ("steps",)
 
     def __init__(self, *, seed: int = 0) -> None:

@@ -32,6 +32,8 @@ class OptimizerInfo:
     """Whether `loss.backward(); optimizer.step()` works too."""
     rho_range: tuple[float, float] | None
     """The radii that the paper uses; far outside of them a warning is given."""
+    lengths: dict[str, float]
+    """Options counted in steps that follow the length of a training, in epochs of it; infinity is all of it."""
 
 
 def register(
@@ -42,6 +44,7 @@ def register(
     reference: str,
     closure_free: bool = False,
     rho_range: tuple[float, float] | None = None,
+    lengths: dict[str, float] | None = None,
 ) -> Callable[[_Method], _Method]:
     """Enter a class `X(base, **hyperparameters)` under `name`; summary and defaults come from the class itself."""
 
@@ -60,6 +63,7 @@ def register(
                 defaults={option.name: option.default for option in options if option.kind is option.KEYWORD_ONLY},
                 closure_free=closure_free,
                 rho_range=rho_range,
+                lengths=lengths or {},
             ),
         )
         method.rho_range = rho_range

@@ -63,7 +63,7 @@ class Only(Metric):
         return self.inner(optimizer, part)
 
     def _choose(self, optimizer: SharpnessAware) -> None:
-        held = owners(optimizer._parameters)
+        held = owners(optimizer, optimizer._parameters)
         self._chosen = {p: any(self.predicate(module, name) for module, name in held[p]) for p in held}
         if not any(self._chosen.values()):
             raise ValueError(

@@ -19,9 +19,15 @@ class Scaling:
 
     def __init__(self, scaler: GradScaler | None) -> None:
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._unused = self.scaler is not None and getattr(self.scaler, "_scale", self) is None
 
     def unscale(self, gradients: Iterable[Tensor]) -> None:
-        """Divide the gradients of a pass, in place, by the scaler's factor."""
+        """Divide the gradients of a pass, in place, by the scaler's factor; one that has scaled nothing is refused."""
+        if self._unused and getattr(self.scaler, "_scale", self) is None:
+            raise RuntimeError(
+                "expected a closure that calls scaler.scale(loss).backward(), got step(closure, scaler=scaler) with a "
+                "scaler that has never scaled anything; scale the loss in the closure, or use optimizers.BatchClosure"
+            )
         for gradient, factor in self._with_factor(gradients):
             gradient.div_(factor)
 

@@ -52,7 +52,7 @@ class ThroughAscent(Reuse):
         across = list(torch._foreach_mul(descent, [radius[parameter] for parameter in parameters]))
         along = norms.dot(clean, across, parameters) * inverse.square()
         for vector, g in zip(across, clean, strict=True):
-            vector.addcmul_(g, along.to(g.device, g.dtype), value=-1)
+            norms.add_scaled(vector, g, -along)
         across = norms.finite_or_zero(across, norms.norm(across, parameters).isfinite(), in_place=True)
         batch = batch_closure(both.closure, "second-order SAM differentiates twice")
         with optimizer.frozen_batch_norms():
@@ -61,7 +61,7 @@ class ThroughAscent(Reuse):
         finite = norms.norm(products, parameters).isfinite()
         optimizer.count_skipped_ascent((~finite).int())
         for g_s, product in zip(descent, norms.finite_or_zero(products, finite, in_place=True), strict=True):
-            g_s.addcmul_(product, inverse.to(g_s.device, g_s.dtype))
+            norms.add_scaled(g_s, product, inverse)
 
 
 @register(

@@ -13,21 +13,19 @@ leaves a rounding error behind on every step.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optimizers import displacement, micro_batches, one_gradient, saved_state, two_gradients
-from optimizers.axis import Axis
-from optimizers.batch_norm import frozen, living_batch_norms
-from optimizers.closures import Closure, batch_closure
-from optimizers.combinations import check_base, check_combination, check_names
+from optimizers.axis import Axis, advancing_nothing_if_raised
+from optimizers.batch_norm import LayersInGraphs, all_frozen
+from optimizers.closures import BatchClosure, Closure, batch_closure
+from optimizers.combinations import check_base, check_combination, check_names, check_parameters
 from optimizers.directions import Direction, Steepest
 from optimizers.gradients import Gradient
 from optimizers.metrics import Euclidean, Metric
@@ -36,6 +34,7 @@ from optimizers.policies import Always, Policy
 from optimizers.radius import check_radius, warn_about_radius
 from optimizers.reuse import Reuse
 from optimizers.scaling import Scaling
+from optimizers.trainer_closures import refuse_skipped_steps, unwrapped
 
 
 class SharpnessAware(Optimizer):
@@ -52,6 +51,9 @@ class SharpnessAware(Optimizer):
     `no_sync` is for DistributedDataParallel: without it every replica climbs along the averaged gradient, with
     `no_sync=model.no_sync` each along that of its own examples (m-sharpness). The weights stay equal either way.
 
+    `model` is needed only where the optimizer must know layers and cannot find them (it says so then): for choices by
+    name, and after `gc.freeze()`.
+
     BatchNorm: running statistics come from the first pass of a step; extra passes use batch statistics and write none.
     Cost: two gradients a step, one where the direction needs no gradient at w or the policy says so, counted in
     `gradient_evaluations`. Memory: one copy of the perturbed parameters while they are perturbed.
@@ -60,6 +62,8 @@ class SharpnessAware(Optimizer):
     """
 
     rho_range: ClassVar[tuple[float, float] | None] = None
+    settings: ClassVar[tuple[str, ...]] = ("micro_batch",)
+    """Attributes of the method itself that a saved state must agree with; those of the four choices are found."""
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class SharpnessAware(Optimizer):
         rho_schedule: Callable[[dict[str, Any]], float] | None = None,
         micro_batch: int | None = None,
         no_sync: Callable[[], AbstractContextManager[Any]] | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         check_base(base)
         self.base = base
@@ -83,15 +88,18 @@ class SharpnessAware(Optimizer):
         self.rho_schedule = rho_schedule
         self.micro_batch = micro_batch
         self.no_sync = no_sync
+        self.model = model
         self.gradient_evaluations = 0
         self._skipped: Tensor | int = 0
         self._side = one_gradient.Side()
-        self._batch_norms: weakref.WeakSet[_BatchNorm] | None = None
+        self._in_graphs = LayersInGraphs()
+        self._of_closure: nn.Module | None = None
         defaults: dict[str, Any] = {"rho": rho}
         for axis in self.axes.values():
             defaults |= axis.group_defaults
         check_names(base, defaults)
         super().__init__(base.param_groups, base.defaults | defaults)
+        check_parameters(self)
         check_combination(self)
         check_radius(self)
         warn_about_radius(self)
@@ -119,22 +127,36 @@ class SharpnessAware(Optimizer):
         """Add a group to the base, completed with this method's hyperparameters."""
         if not any(param_group is group for group in self.param_groups):
             self.base.add_param_group(param_group)
-        self._batch_norms = None  # there may be new layers
         for name, value in self.defaults.items():
             if name not in self.base.defaults:
                 param_group.setdefault(name, value)
 
+    @torch._disable_dynamo  # compile the model, or base.step; the closure in between is Python's
     @torch.no_grad()
-    def step(self, closure: Closure | None = None, *, scaler: torch.amp.GradScaler | None = None) -> Any:
+    @advancing_nothing_if_raised
+    def step(
+        self,
+        closure: Closure | None = None,
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        again: Closure | None = None,
+    ) -> Any:
         """Take one step; return the loss of the first pass.
 
         `closure` zeroes the gradients, computes the loss, backpropagates and returns it; it is called as often as the
         method needs, at w first where the method looks at w at all. Without it, gradients must be in `.grad` already
-        (methods of one gradient only): then w + ε stays loaded until the next step or `eval()`.
+        (methods of one gradient only): then w + ε stays loaded until the next step or `eval()`, and `model.state_dict()`,
+        averages of weights and evaluations see it: take them inside `with optimizer.clean():`.
 
         `scaler`: in fp16 let the closure do `scaler.scale(loss).backward()` and pass the scaler here instead of
         calling `scaler.step(optimizer)`; `scaler.update()` follows as usual. The base step is skipped where gradients
         are not finite.
+
+        `again` is for trainers that accumulate by themselves: the gradient at w is being gathered in `.grad`, `closure`
+        adds the last part of it (or is left out if nothing is missing), and `again()` computes all of it anew wherever
+        it is needed. Methods of one gradient then take two.
+
+        A step that raises leaves clean weights and counts nothing; only running averages have seen its first gradient.
 
         Raises `RuntimeError` if a closure is missing, or if it adds to gradients of an earlier backward pass.
         """
@@ -142,15 +164,22 @@ class SharpnessAware(Optimizer):
             for group in self.param_groups:
                 group["rho"] = self.rho_schedule(group)
         check_radius(self)
-        if closure is None:
+        known = [c for c in (closure, again) if isinstance(c, BatchClosure)]
+        self._of_closure = known[0].model if known else None
+        if closure is None and again is None:
             return one_gradient.step_without_closure(self, scaler)
+        closure, finish = unwrapped(closure)
+        if closure is not None:
+            refuse_skipped_steps()
+        for batch in known:
+            scaler = batch.scale_by(scaler)
         scaling = Scaling(scaler)
         if self.direction.needs_gradient:
-            self._check_closure(closure)
-            loss = self._gather(closure, scaling)
-            self._descend(scaling)
-            return loss
-        return one_gradient.step(self, closure, scaling)
+            loss = self._gather(closure, scaling, again)
+        else:
+            loss = one_gradient.gather(self, closure, scaling, again)
+        self._descend(scaling, finish)
+        return loss
 
     @torch.no_grad()
     def perturbation(self) -> list[Tensor]:
@@ -168,8 +197,23 @@ class SharpnessAware(Optimizer):
 
     @torch.no_grad()
     def train(self) -> None:
-        """Load w + ε again if steps are taken without a closure; otherwise nothing needs to change. May be repeated."""
+        """Load w + ε again if steps are taken without a closure; otherwise nothing needs to change. May be repeated.
+
+        From here on the model holds w + ε, which is ρ away: copies of its weights (`model.state_dict()`, `AveragedModel`)
+        belong before it or inside `with optimizer.clean():`.
+        """
         one_gradient.train(self)
+
+    def clean(self) -> AbstractContextManager[None]:
+        """Inside the block the model holds the clean weights w, whichever side is loaded; after it, that side again.
+
+            with optimizer.clean():
+                averaged.update_parameters(model)  # or torch.save(model.state_dict(), ...), or an evaluation
+
+        ε is computed anew at the end, for the price of a norm; no gradient, and no counter moves. With a closure, and for
+        methods of two gradients, the model holds w between steps anyway.
+        """
+        return one_gradient.clean(self)
 
     @property
     def skipped_ascents(self) -> int:
@@ -187,13 +231,12 @@ class SharpnessAware(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict()` of the same method; another one's, or a base optimizer's, is refused."""
+        """Continue from a `state_dict()` of the same method and settings; another's is refused, and nothing changes."""
         saved_state.load(self, state_dict)
-        self._batch_norms = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """All of it (torch's own keeps three attributes), but for the layers found in this process."""
-        return {**self.__dict__, "_batch_norms": None}
+        """All of it (torch's own keeps three attributes), but for the model of the last closure."""
+        return {**self.__dict__, "_of_closure": None}
 
     @property
     def _parameters(self) -> list[Tensor]:
@@ -211,27 +254,43 @@ class SharpnessAware(Optimizer):
         parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
         return Gradient(parameters, shards([p.grad for p in parameters if p.grad is not None]))
 
-    def _gather(self, closure: Closure, scaling: Scaling) -> Any:
+    def _gather(self, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
         """All passes of a step that looks at w first; leaves the descent direction in `.grad`."""
+        whole = closure if again is None else again
+        assert whole is not None
+        self._check_closure(whole)
+        if again is not None and self.no_sync is not None:
+            raise ValueError("no_sync keeps replicas apart in the pass at w, which again= takes for done; drop either")
         if self.micro_batch is None or not self._perturbs:
-            return two_gradients.passes(self, closure, scaling)
-        return micro_batches.passes(self, closure, scaling, self.micro_batch)
+            return two_gradients.passes(self, closure, scaling, again)
+        return micro_batches.passes(self, whole, scaling, self.micro_batch)
 
-    def _evaluate(self, closure: Closure, scaling: Scaling) -> Any:
+    def _evaluate(self, closure: Closure | None, scaling: Scaling) -> Any:
+        """One pass, into `.grad`; None stands for one that somebody else has taken."""
+        torch.clear_autocast_cache()  # around the whole step, it would hold the weights before they were moved
         with torch.enable_grad():
-            loss = closure()
+            loss = None if closure is None else closure()
         self.gradient_evaluations += 1
         scaling.unscale(self._gradients())
         return loss
 
-    def _descend(self, scaling: Scaling) -> None:
+    def _descend(self, scaling: Scaling, finish: Callable[[], object] | None = None) -> None:
         self.direction.conclude(self)
+        if finish is not None:
+            with torch.enable_grad():
+                finish()
         scaling.step(self.base, self._gradients())
+        self._side.climbs = None  # of the step that is done
 
     @property
     def radius(self) -> dict[Tensor, float]:
         """ρ of each parameter, with the direction's sign: ε = radius · d/‖d‖."""
-        return {p: self.direction.sign * group["rho"] for group in self.param_groups for p in group["params"]}
+        return {p: self.signed_radius(group) for group in self.param_groups for p in group["params"]}
+
+    def signed_radius(self, group: dict[str, Any]) -> float:
+        """ρ of a group with the direction's sign: where a loss is maximised, the worst is where it is least."""
+        rho: float = self.direction.sign * group["rho"]
+        return -rho if self.direction.turns and group.get("maximize", False) else rho
 
     def _check_closure(self, closure: Closure) -> None:
         """Refuse a closure that cannot do what the method needs, before anything has changed."""
@@ -244,6 +303,10 @@ class SharpnessAware(Optimizer):
 
     def frozen_batch_norms(self) -> AbstractContextManager[None]:
         """Freeze the running statistics of BatchNorm (of every layer in the process) inside the block."""
-        if self._batch_norms is None:
-            self._batch_norms = living_batch_norms()
-        return frozen(self._batch_norms)
+        return all_frozen(self._in_graphs(lambda: self.modules))
+
+    @property
+    def modules(self) -> list[nn.Module] | None:
+        """All modules of the model, the whole first, where `model=` or a `BatchClosure` says which it is."""
+        known = [model for model in (self.model, self._of_closure) if model is not None]
+        return [module for model in known for module in model.modules()] if known else None

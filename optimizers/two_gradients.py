@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optimizers.closures import Closure, refuse_accumulation
+from optimizers.closures import Closure
 from optimizers.displacement import Displacement, displace
 from optimizers.gradients import NOTHING, BothGradients, Gradient
+from optimizers.own_gradients import drop, own_gradients
 from optimizers.scaling import Scaling
 
 if TYPE_CHECKING:
     from optimizers.sharpness_aware import SharpnessAware
 
 
-def passes(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> Any:
-    """One pass, or two where the policy says so; leaves the descent direction in `.grad`, returns the first loss."""
+def passes(optimizer: SharpnessAware, closure: Closure | None, scaling: Scaling, again: Closure | None = None) -> Any:
+    """One pass, or two where the policy says so; leaves the descent direction in `.grad`, returns the first loss.
+
+    With `again`, `closure` completes the gradient that is being gathered in `.grad` (None: it is complete), and `again`
+    takes its place in the passes that follow.
+    """
     direction, policy, reuse = optimizer.direction, optimizer.policy, optimizer.reuse
     active = optimizer._perturbs
-    climb = active and not policy.reads_gradient and policy.ascend(optimizer, NOTHING)
+    climb = not policy.reads_gradient and policy.ascend(optimizer, NOTHING) and active  # time passes at ρ = 0, too
     local = optimizer.no_sync() if optimizer.no_sync is not None and climb else nullcontext()
-    with local, refuse_accumulation(optimizer._parameters):
-        loss = optimizer._evaluate(closure, scaling)
+    with local:
+        if again is not None:
+            loss = optimizer._evaluate(closure, scaling)
+        else:
+            assert closure is not None
+            again = closure
+            with own_gradients(optimizer._parameters, closure):
+                loss = optimizer._evaluate(closure, scaling)
     clean = optimizer._gradient()
     direction.observe(optimizer, clean)
     if active and policy.reads_gradient:
@@ -34,12 +45,11 @@ def passes(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> Any
         clean.disposable = not keeps
         if reuse is not None:
             reuse.before_ascent(optimizer)
-        for parameter in clean.parameters:
-            parameter.grad = None  # ours now: the closure may zero in place, and need not zero at all
+        drop(optimizer._parameters)  # ours now
         with _displaced(optimizer, clean, keeps) as displacement:
-            direction.refine(optimizer, displacement, lambda: optimizer._evaluate(closure, scaling))
-            optimizer._evaluate(optimizer._descent_closure(closure), scaling)
-        both = BothGradients(clean, closure)
+            direction.refine(optimizer, displacement, lambda: _evaluate_anew(optimizer, again, scaling))
+            _evaluate_anew(optimizer, optimizer._descent_closure(again), scaling)
+        both = BothGradients(clean, again)
         if policy.reads_both:
             policy.learn(optimizer, both)
         if reuse is not None:
@@ -47,6 +57,12 @@ def passes(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> Any
     elif active and reuse is not None:
         reuse.without_ascent(optimizer, clean)
     return loss
+
+
+def _evaluate_anew(optimizer: SharpnessAware, closure: Closure, scaling: Scaling) -> None:
+    """The gradient at the present weights: earlier ones are ours, and the closure need not zero them."""
+    drop(optimizer._parameters)
+    optimizer._evaluate(closure, scaling)
 
 
 @contextmanager

@@ -133,6 +133,7 @@ def _relative_change(history: list[float]) -> float:
     state="1, and 2 on steps that climb",
     reference="Deng et al. 2024",
     rho_range=(0.02, 0.5),
+    lengths={"warmup": 3.0},
 )
 class VSAM(SharpnessAware):
     """Climb as often as the change of h = g_s − g demands, at random places of each window; reuse h in between."""

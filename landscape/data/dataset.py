@@ -12,7 +12,7 @@ from torch import Tensor
 
 from landscape.experiment import Experiment
 from landscape.named import Named
-from landscape.seeding import generator
+from landscape.seeding import generator, isolated
 
 datasets = Named("data set")
 
@@ -66,8 +66,12 @@ def with_label_noise(data: Data, fraction: float, random: torch.Generator) -> Da
 
 
 def load(experiment: Experiment) -> Data:
-    """The experiment's data set with its label noise, on the CPU."""
-    data = datasets.create(experiment.data, {}, experiment.data_options)
+    """The experiment's data set with its label noise, on the CPU.
+
+    A factory that draws from the global generators finds them in one and the same state each time, whatever the seed.
+    """
+    with isolated(0, "data set"):
+        data = datasets.create(experiment.data, {}, experiment.data_options)
     if not isinstance(data, Data):
         raise ValueError(
             f"data set {experiment.data!r}: expected its factory to return a landscape.data.Data, "

@@ -1,8 +1,8 @@
 """MSAM under Hugging Face's `Trainer` and accelerate: closure-free, w + ε loaded while training, w while evaluating.
 
 `Trainer` calls `optimizer.train()` before each step and `optimizer.eval()` before each evaluation, the convention of
-schedule-free optimizers. It has no closures, so only methods of one gradient work here (`msam`, `s2sam`, ...); gradient
-accumulation and clipping are its own. Evaluate at the end of training, or call `optimizer.eval()`, before the model is
+schedule-free optimizers. It has no closures, so only methods of one gradient work as they are (`msam`, `s2sam`, ...), and
+`class Mine(optimizers.HuggingFaceSteps, Trainer)` brings those of two; gradient accumulation and clipping are its own. Evaluate at the end of training, or call `optimizer.eval()`, before the model is
 saved for use; a checkpoint to resume from may be of either side.
 """
 

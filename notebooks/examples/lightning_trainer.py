@@ -1,7 +1,8 @@
 """SAM under Lightning's automatic optimization: nothing to do but to return it from `configure_optimizers`.
 
-Lightning hands the closure to `optimizer.step`. Do not set `accumulate_grad_batches` with methods of two gradients: the
-closure then holds the last micro-batch only, and the optimizer refuses it.
+Lightning hands the closure to `optimizer.step`. Its clipping and `on_before_optimizer_step` come once a step, on what the
+base optimizer gets. With `accumulate_grad_batches` the closure holds the last micro-batch only, and the optimizer refuses
+it; `class Digits(optimizers.LightningSteps, lightning.LightningModule)` lets every method take all of them.
 """
 
 import sys

@@ -103,7 +103,7 @@ def test_momentum_is_left_out_by_default_and_refused_when_asked_for() -> None:
     objective, *_ = regression()
     for momentum, reason in ((None, "there is none"), (torch.zeros(4), "it is zero")):
         found = directional_sharpness(objective, radii=[1.0], momentum=momentum)
-        assert list(found.direction.values) == ["gradient", "random"]
+        assert list(found.direction.values) == ["batch_gradient", "gradient", "random"]
         assert found.attrs["left_out"] == f"momentum: {reason}"
         with pytest.raises(ValueError, match=f"'momentum' was asked for, but {reason}"):
             directional_sharpness(objective, radii=[1.0], directions=["momentum"], momentum=momentum)

@@ -91,7 +91,7 @@ def test_both_ends_and_their_summary(problem) -> None:
     np.testing.assert_allclose(found.eigenvalue, true[::-1][:5], rtol=1e-8)
     np.testing.assert_allclose(found.smallest_eigenvalue, true[:2], rtol=1e-8)
     np.testing.assert_allclose(found.spread, true[-1] / true[-5], rtol=1e-8)
-    np.testing.assert_allclose(found.negative_share, -true[0] / true[-1], rtol=1e-8)
+    np.testing.assert_allclose(found.negative_ratio, -true[0] / true[-1], rtol=1e-8)
     assert found.attrs["matvecs"] == found.attrs["hessian_products"]
     plot_hessian_spectrum(found)
 

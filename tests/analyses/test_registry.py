@@ -19,7 +19,7 @@ def objective() -> Objective:
 def test_the_answer_says_how_it_was_made() -> None:
     attributes = analyses.psf(objective(), rho=0.2, batches=1).attrs
     assert attributes["analysis"] == "psf"
-    assert json.loads(attributes["options"]) == {"rho": 0.2, "batches": 1}
+    assert json.loads(attributes["options"]) == {"rho": 0.2, "batches": 1, "seed": 0}
     assert attributes["objective_examples"] == 16
     assert attributes["objective_mode"] == "eval"
     assert attributes["gradient_evaluations"] == 1.0  # two gradients of one of two batches
@@ -33,7 +33,7 @@ def test_options_may_be_given_in_order() -> None:
 
 
 def test_unknown_options_and_names_are_answered() -> None:
-    with pytest.raises(TypeError, match=r"psf: expected options among rho, batches; got rhoo"):
+    with pytest.raises(TypeError, match=r"psf: expected options among rho, batches, seed; got rhoo"):
         analyses.psf(objective(), rhoo=1)
     with pytest.raises(ValueError, match=r"unknown analysis 'pfs': expected one of .*psf"):
         analyses.get("pfs")

@@ -60,13 +60,15 @@ SPECTRUM = np.concatenate([np.linspace(-0.2, 0.4, 1500), [0.9, 1.0, 1.2, 1.5, 1.
 TOP = SPECTRUM[::-1][:5]
 
 
-def overlooked(unseen: float, runs: int) -> tuple[int, list[float], list[int]]:
+def overlooked(unseen_distinct: float, runs: int) -> tuple[int, list[float], list[int]]:
     matrix = torch.diag(torch.from_numpy(SPECTRUM))
     missed, probabilities, products = 0, [], []
     for seed in range(runs):
-        found = lanczos(matrix, 5, tol=3e-2, unseen=unseen, generator=torch.Generator().manual_seed(seed))
+        found = lanczos(
+            matrix, 5, tol=3e-2, unseen_distinct=unseen_distinct, generator=torch.Generator().manual_seed(seed)
+        )
         missed += bool(np.abs(found.values.numpy() / TOP - 1).max() > 1e-2)
-        probabilities.append(found.unseen)
+        probabilities.append(found.unseen_distinct)
         products.append(found.matvecs)
     return missed, probabilities, products
 
@@ -84,17 +86,17 @@ def test_the_probability_is_that_of_an_oversight() -> None:
 
 def test_it_is_not_known_for_a_start_of_ones_own_or_after_a_restart() -> None:
     matrix = torch.diag(torch.from_numpy(SPECTRUM))
-    assert math.isnan(lanczos(matrix, 2, start=torch.ones(len(SPECTRUM))).unseen)
-    assert math.isnan(lanczos(matrix, 2, tol=1e-8, max_basis=8).unseen)
-    assert math.isnan(lanczos(matrix, 2, multiplicity=True).unseen)
-    assert lanczos(torch.eye(4), 4).unseen == 0  # nothing is left where it could hide
+    assert math.isnan(lanczos(matrix, 2, start=torch.ones(len(SPECTRUM))).unseen_distinct)
+    assert math.isnan(lanczos(matrix, 2, tol=1e-8, max_basis=8).unseen_distinct)
+    assert math.isnan(lanczos(matrix, 2, multiplicity=True).unseen_distinct)
+    assert lanczos(torch.eye(4), 4).unseen_distinct == 0  # nothing is left where it could hide
 
 
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
 def test_the_search_does_not_ask_for_more_than_the_arithmetic_can_say(dtype: torch.dtype, least: float) -> None:
-    found = lanczos(torch.diag(torch.from_numpy(SPECTRUM).to(dtype)), 5, unseen=1e-30)
+    found = lanczos(torch.diag(torch.from_numpy(SPECTRUM).to(dtype)), 5, unseen_distinct=1e-30)
     assert found.converged
-    assert found.unseen <= least
+    assert found.unseen_distinct <= least
     assert found.matvecs <= 40
 
 
@@ -107,6 +109,6 @@ def test_errors_of_the_products_do_not_keep_the_search_going() -> None:
         def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
             return (torch.from_numpy(SPECTRUM).float() * vector).bfloat16().float()
 
-    found = lanczos(Rounded(), 5, tol=1e-1, unseen=1e-3)
+    found = lanczos(Rounded(), 5, tol=1e-1, unseen_distinct=1e-3)
     assert found.converged
     assert found.matvecs <= 25

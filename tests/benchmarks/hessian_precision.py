@@ -44,7 +44,7 @@ for network in arguments.network:
                 base.model, base.loss_fn, [(b.inputs, b.targets) for b in base.batches.walk()], **options
             )
             tol = 1e-8 if name == "float64" else 1e-3
-            found = lanczos(objective.hessian(), 5, tol=tol, unseen=1e-4, max_matvecs=100)
+            found = lanczos(objective.hessian(), 5, tol=tol, unseen_distinct=1e-4, max_matvecs=100)
             if name == "float64":
                 exact = found.values
             errors = (found.values / exact - 1).abs()

@@ -40,11 +40,11 @@ for seed in range(arguments.seeds):
         for index in range(arguments.checkpoints):
             hessian = Objective(model, nn.CrossEntropyLoss(), [(x[:512], y[:512])]).hessian()
             other = torch.Generator().manual_seed(7)
-            exact = lanczos(hessian, 5, tol=1e-5, unseen=0.0, generator=other).values
+            exact = lanczos(hessian, 5, tol=1e-5, unseen_distinct=0.0, generator=other).values
             for limit, rows in found.items():
                 start = torch.Generator().manual_seed(100 * seed + index)
-                pairs = lanczos(hessian, 5, unseen=limit, generator=start)
-                rows.append((pairs.matvecs, float((pairs.values / exact - 1).abs().max()), pairs.unseen))
+                pairs = lanczos(hessian, 5, unseen_distinct=limit, generator=start)
+                rows.append((pairs.matvecs, float((pairs.values / exact - 1).abs().max()), pairs.unseen_distinct))
             for _ in range(10):
                 chosen = torch.randint(len(x), (64,))
                 optimizer.zero_grad()

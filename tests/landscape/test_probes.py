@@ -48,7 +48,7 @@ def test_probes_of_a_quadratic_in_closed_form() -> None:
     expected = {
         "l2_psf": (0.2 * a @ (g / g.norm())).norm(),
         "psf_ratio": (0.2 * a @ (g / g.norm())).norm() / g.norm(),
-        "momentum_cosine": (v @ g) / (v.norm() * g.norm()),
+        "momentum_cosine_next_batch": (v @ g) / (v.norm() * g.norm()),
         "momentum_ascent": 0.5 * moved @ a @ moved - 0.5 * w @ a @ w,
     }
     assert set(found) == set(NAMES)
@@ -61,7 +61,7 @@ def test_probes_of_a_quadratic_in_closed_form() -> None:
 def test_before_the_first_step_there_is_no_momentum() -> None:
     model, optimizer, _ = after_some_steps(0)
     found = probe(model, model, optimizer, 0.1, 0.1)
-    assert found["momentum_cosine"].isnan()
+    assert found["momentum_cosine_next_batch"].isnan()
     assert found["momentum_ascent"].isnan()
     assert found["l2_psf"] > 0
 

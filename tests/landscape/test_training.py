@@ -90,7 +90,7 @@ def test_every_step_is_recorded(tmp_path: Path) -> None:
     for name in ("loss", "gradient_norm", "learning_rate"):
         assert metrics[name].size == 12
         assert np.isfinite(metrics[name]).all()
-    for name in ("l2_psf", "psf_ratio", "momentum_cosine", "momentum_ascent"):
+    for name in ("l2_psf", "psf_ratio", "momentum_cosine_next_batch", "momentum_ascent"):
         assert metrics[name].size == 3
     assert metrics["test_accuracy"].size == 5  # before training and after each epoch
     assert float(metrics["gradient_evaluations"][-1]) == 24

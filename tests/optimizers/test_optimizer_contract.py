@@ -246,7 +246,7 @@ def test_a_closure_that_accumulates_is_refused(method):
     batch = training.closure()
     adds = Adding(batch.model, batch.loss_fn, batch.inputs, batch.targets)
     if method in CLOSURE_FREE:
-        training.optimizer.step(adds)  # one pass: accumulating over calls is sound
+        training.optimizer.step(adds)  # one pass, and the first step is at w, where the gradients are from
         assert not same(training.weights(), before)
     else:
         with pytest.raises(RuntimeError, match="expected a closure that zeroes the gradients"):
@@ -543,30 +543,12 @@ def test_the_scaler_skips_a_step_that_overflowed_and_goes_on(method):
 
 
 def scaled(training, scaler):
-    """Closures whose backward pass starts from the scaled loss."""
+    """Closures whose backward pass starts from the scaled loss, as users make them."""
     plain = training.closure
 
     def closure():
         batch = plain()
-        loss_fn = batch.loss_fn
-
-        class Scaled(optimizers.BatchClosure):
-            def __call__(self):
-                self.model.zero_grad()
-                self.outputs = self.model(self.inputs)
-                loss = loss_fn(self.outputs, self.targets)
-                scaler.scale(loss).backward()
-                self.outputs = self.outputs.detach()
-                return loss.detach()
-
-            def select(self, examples):
-                return Scaled(self.model, loss_fn, self.inputs[examples], self.targets[examples])
-
-            def split(self, size):
-                parts = zip(self.inputs.split(size), self.targets.split(size), strict=True)
-                return [Scaled(self.model, loss_fn, x, y) for x, y in parts]
-
-        return Scaled(batch.model, loss_fn, batch.inputs, batch.targets)
+        return optimizers.BatchClosure(batch.model, batch.loss_fn, batch.inputs, batch.targets, scaler=scaler)
 
     return closure
 

@@ -8,6 +8,7 @@ from optimizer_training import METHODS, create
 from torch import nn
 
 import optimizers
+from optimizers import norms
 
 # between steps, and the most at any backward pass: tensors of the optimizer beyond the base's momentum and the gradients
 COPIES = {
@@ -74,9 +75,11 @@ def nothing_older():
 
 
 @pytest.mark.usefixtures("nothing_older")
+@pytest.mark.parametrize("on_host", [True, False], ids=["host", "accelerator"])
 @pytest.mark.parametrize("method", METHODS)
-def test_extra_copies(method):
+def test_extra_copies(method, on_host, monkeypatch):
     """One weight matrix; whatever else has its shape is a copy. The old gradient that a method keeps for its reuse counts."""
+    monkeypatch.setattr(norms, "on_host", lambda flag: on_host)
     model = Counting(lambda: base)
     base = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     optimizer = create(method, base, **OPTIONS.get(method, {}))

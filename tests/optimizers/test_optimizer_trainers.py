@@ -37,3 +37,35 @@ def test_trainers(trainer, package, tmp_path):
         pytest.skip(f"{package} is not installed; the extra {trainer!r} brings it")
     checks = run(HERE / "without_torchvision.py", HERE / "trainer_checks.py", trainer, tmp_path, directory=tmp_path)
     assert "checked" in checks
+
+
+TRAINERS = {"plain loop": "torch", "Lightning": "lightning", "accelerate": "accelerate", "HF Trainer": "transformers"}
+TABLE = ROOT / "tests/benchmarks/results/trainers.md"
+
+
+def cells(text):
+    """The rows of the table: trainer and method, and a distance or a refusal for each setting."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return {(trainer, method): dict(zip(rows[0][2:], found, strict=True)) for trainer, method, *found in rows[2:]}
+
+
+def test_the_table_of_trainers_promises_no_distance_above_1e_6():
+    table = cells(TABLE.read_text())
+    assert table.keys() == {(trainer, method) for trainer in TRAINERS for method in ("sam", "msam", "fsam", "vsam")}
+    for row in table.values():
+        assert list(row) == ["accumulation", "clipping", "both", "bf16", "resume", "DDP"]
+        assert all(float(cell) <= 1e-6 for cell in row.values())
+
+
+@pytest.mark.slow
+def test_the_table_of_trainers_is_true(tmp_path):
+    """Each trainer with each method, in every setting, against a loop over large batches; made anew."""
+    found = [trainer for trainer, package in TRAINERS.items() if importlib.util.find_spec(package)]
+    table, promised = (
+        cells(run(ROOT / "tests/benchmarks/trainers.py", *found, directory=tmp_path)),
+        cells(TABLE.read_text()),
+    )
+    assert len(table) == 4 * len(found)
+    for place, row in table.items():
+        assert row.keys() == promised[place].keys()
+        assert all(float(cell) <= 1e-6 for cell in row.values()), (place, row)

@@ -16,8 +16,13 @@ def distribution(name: str) -> importlib.metadata.Distribution:
     return installed(name)
 
 
-if __name__ == "__main__":
+def hide() -> None:
+    """From here on in this process."""
     importlib.metadata.distribution = distribution
     sys.modules["torchvision"] = None  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    hide()
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,52 @@
+"""What a checkpoint holds, as a short text: the same for the same contents, wherever and in whatever file they lie.
+
+A saved answer belongs to the weights it was computed at, not to the name of their file: a run that was trained again in
+the same folder, or a checkpoint that was replaced, must not find the answers of the one before.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from landscape.checkpoint import Checkpoint
+from landscape.run import Run
+
+
+def contents_key(run: Run, step: int) -> str:
+    """A digest of the checkpoint at `step`: experiment, weights, buffers and momentum; empty where there is none.
+
+    Cost: reading them, once a file and process.
+    """
+    path = run.checkpoint_path(step)
+    if not path.exists():
+        return ""
+    found = path.stat()
+    return _digest(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, *_state: int) -> str:
+    checkpoint = Checkpoint.open(path)
+    digest = xxhash.xxh3_128()
+    digest.update(str(checkpoint.attributes.get("experiment", "")).encode())
+    momentum = checkpoint.momentum
+    for kind, tensors in (
+        ("parameters", checkpoint.parameters),
+        ("buffers", checkpoint.buffers),
+        ("momentum", {} if momentum is None else {"": momentum}),
+    ):
+        for name, tensor in tensors.items():
+            digest.update(f"\n{kind} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The tensor's bytes as an array, whatever its dtype."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
