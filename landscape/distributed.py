@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from landscape import group_threads
 from landscape.devices import usable_device
 
 
@@ -38,7 +39,13 @@ def process_group(device: str) -> Iterator[torch.device]:
     try:
         yield chosen
     finally:
-        distributed.destroy_process_group()
+        leave()
+
+
+def leave() -> None:
+    """Leave the group and see that nothing of it is alive when the process ends, which would abort it (`group_threads`)."""
+    distributed.destroy_process_group()
+    group_threads.wait_until_idle()
 
 
 def rank() -> int:

@@ -144,11 +144,16 @@ FIGURES = {
 }
 
 
-def drawable(results: Results) -> dict[str, StudyFigure]:
-    """The figures whose analyses the study asks; `Momentum` needs the probes of the training."""
+def drawable(results: Results) -> dict[str, tuple[StudyFigure, Results]]:
+    """By heading, the figures whose analyses the study asks, and the results they draw; `Momentum` needs the probes.
+
+    Where an analysis is asked more than once, each of its questions has a figure, `Curvature-<id>`.
+    """
     probed = bool(results.study.experiment.get("probe_every"))
     return {
-        name: figure
+        f"{name}-{ask}" if ask else name: (figure, asking)
         for name, figure in FIGURES.items()
         if results.asks(figure.analysis) and (probed or name != "Momentum")
+        for ask, asking in results.each_asking(figure.analysis).items()
+        if asking.at_end(figure.analysis)
     }

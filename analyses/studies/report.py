@@ -9,6 +9,7 @@ import base64
 import html
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,8 @@ import numpy as np
 from markdown_it import MarkdownIt
 
 from analyses import figures
-from analyses.studies.figures import FIGURES, drawable
+from analyses.studies.figures import StudyFigure, drawable
+from analyses.studies.holm import LEVEL
 from analyses.studies.results import QUANTITIES, Number, Quantity, Results
 from analyses.studies.verdicts import judge
 from landscape.markdown import markdown_table
@@ -30,15 +32,24 @@ td:first-child, th:first-child { text-align: left } code { font-size: 90% }
 """
 
 
+@dataclass(frozen=True)
+class Column:
+    """A quantity of one question of the study, under its heading, with the numbers of all runs."""
+
+    quantity: Quantity
+    label: str
+    numbers: dict[str, dict[int, Number]]
+
+
 def write_report(results: Results, failures: dict[Path, str]) -> Path:
     """Draw the figures and write `report.md` and `report.html` into the study's folder; returns the HTML's path."""
     folder = results.directory
     if not results.labels:
         raise ValueError(f"{folder}: expected at least one finished run to report on, found none")
     drawn = {}
-    for name, wanted in drawable(results).items():
-        figure = wanted.draw(results)
-        drawn[name] = figures.save(figure, folder / "figures" / name.lower())[0]
+    for name, (wanted, asking) in drawable(results).items():
+        figure = wanted.draw(asking)
+        drawn[name] = wanted, figures.save(figure, folder / "figures" / name.lower())[0]
         plt.close(figure)
     text = "\n\n".join(_sections(results, failures, drawn))
     (folder / "report.md").write_text(text + "\n")
@@ -47,13 +58,17 @@ def write_report(results: Results, failures: dict[Path, str]) -> Path:
     return page
 
 
-def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path]) -> Iterable[str]:
+def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, tuple[StudyFigure, Path]]) -> Iterable[str]:
     study = results.study
     yield f"# {study.title}"
     if study.about:
         yield study.about.strip()
-    quantities = [quantity for quantity in QUANTITIES if results.asks(quantity.analysis)]
-    numbers = {quantity.name: results.numbers(quantity) for quantity in quantities}
+    columns = [
+        Column(quantity, f"{quantity.label}, {ask}" if ask else quantity.label, asking.numbers(quantity))
+        for quantity in QUANTITIES
+        for ask, asking in results.each_asking(quantity.analysis).items()
+        if asking.at_end(quantity.analysis)
+    ]
     counts = {name: len(runs) for name, runs in results.runs.items()}
     yield (
         f"Mean ± standard error over the seeds {', '.join(map(str, study.seeds))}. Sharpness is the rise of the loss at "
@@ -61,26 +76,34 @@ def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, Path
         "hence optimistic. Gradients are the method's own: probes, evaluations and analyses are not in them."
     )
     yield "## Results"
-    yield _table(results, quantities, numbers)
+    yield _table(results, columns)
     incomplete = {name: count for name, count in counts.items() if count < len(study.seeds)}
     for name, count in incomplete.items():
         yield f"**{name}: {count} of {len(study.seeds)} runs are whole; the others are not in the numbers.**"
+    for (name, seed), reason in results.diverged.items():
+        yield f"- `{name}/seed-{seed}` diverged: {reason}"
+    noted = {results.directory / name / f"seed-{seed}" for name, seed in results.diverged}
     for folder, reason in failures.items():
+        if folder in noted:
+            continue
         yield f"- `{folder.relative_to(results.directory)}`: {reason}"
     if study.claims:
         yield "## Claims"
         yield (
-            "Each claim is judged by the paired difference over seeds and its 95 % interval (Student's t): HOLDS, REVERSED, "
-            "or NOT RESOLVED where the interval contains zero. Claims and statistics stand in the study's own file."
+            "Each claim is judged by the paired difference over all seeds (Student's t): HOLDS, REVERSED, or NOT RESOLVED where "
+            f"p ≥ {LEVEL:g}. p is adjusted for the number of claims in the family (Holm), so that of {1 / LEVEL:.0f} studies "
+            "in which nothing is true one reports anything; the interval of 95 % beside the difference is its own. A run that "
+            "diverged counts with the value that the claim registered for it; a claim with a missing run is not judged by the "
+            "others. Claims and statistics stand in the study's own file."
         )
         yield _claims(results)
-    for name, picture in drawn.items():
+    for name, (figure, picture) in drawn.items():
         yield f"## {name}"
         yield f"![{name}]({picture.relative_to(results.directory)})"
-        yield f"{FIGURES[name].caption} Bands: one standard error over seeds."
+        yield f"{figure.caption} Bands: one standard error over seeds."
     yield "## Where each number comes from"
     yield f"Paths are relative to this report. The runs were made with {_versions(results)}."
-    yield _sources(results, quantities, numbers)
+    yield _sources(results, columns)
 
 
 def _versions(results: Results) -> str:
@@ -93,16 +116,11 @@ def _versions(results: Results) -> str:
     return "; ".join(sorted(found))
 
 
-def _table(results: Results, quantities: list[Quantity], numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
-    head = ["method", *(f"{q.label} [{q.unit}]" for q in quantities)]
+def _table(results: Results, columns: list[Column]) -> str:
+    head = ["method", *(f"{column.label} [{column.quantity.unit}]" for column in columns)]
+    seeds = len(results.study.seeds)
     rows = [
-        [
-            label,
-            *(
-                _cell(q, len(results.study.seeds), [n.value for n in numbers[q.name][name].values()])
-                for q in quantities
-            ),
-        ]
+        [label, *(_cell(c.quantity, seeds, [n.value for n in c.numbers[name].values()]) for c in columns)]
         for name, label in results.labels.items()
     ]
     return markdown_table(head, rows)
@@ -121,29 +139,34 @@ def _cell(quantity: Quantity, seeds: int, values: list[float]) -> str:
 
 
 def _claims(results: Results) -> str:
-    rows = []
-    for verdict in (judge(claim, results) for claim in results.study.claims):
-        claim = verdict.claim
-        difference = f"{verdict.difference:+.3g} ± {verdict.half_width:.2g}"
-        rows.append(
-            [claim.statement, claim.source, f"`{claim.quantity}`", difference, str(verdict.seeds), verdict.word]
-        )
-    return markdown_table(["claim", "source", "statistic", "difference", "seeds", "verdict"], rows)
+    rows = [
+        [
+            verdict.claim.statement,
+            verdict.claim.source,
+            f"`{verdict.claim.quantity}`" + (f" of `{verdict.claim.ask}`" if verdict.claim.ask else ""),
+            f"{verdict.difference:+.3g} ± {verdict.half_width:.2g}",
+            str(verdict.seeds),
+            f"{verdict.p:.2g}",
+            f"{verdict.word}: {verdict.reason}" if verdict.reason else verdict.word,
+        ]
+        for verdict in judge(results)
+    ]
+    return markdown_table(["claim", "source", "statistic", "difference", "seeds", "p, adjusted", "verdict"], rows)
 
 
-def _sources(results: Results, quantities: list[Quantity], numbers: dict[str, dict[str, dict[int, Number]]]) -> str:
+def _sources(results: Results, columns: list[Column]) -> str:
     rows = [
         [
             results.labels[name],
             str(seed),
-            quantity.label,
+            column.label,
             format(number.value, ".6g"),
             f"`{number.file.relative_to(results.directory)}`",
             f"`{number.dataset}`",
         ]
-        for quantity in quantities
+        for column in columns
         for name in results.labels
-        for seed, number in numbers[quantity.name][name].items()
+        for seed, number in column.numbers[name].items()
     ]
     return markdown_table(["method", "seed", "quantity", "value", "file", "dataset"], rows)
 

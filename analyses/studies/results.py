@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +50,13 @@ class Quantity:
     read: Callable[[Results, Run], Number]
 
 
+DIVERGED = (
+    "diverged.toml"  # in the study's folder: method, seeds and reasons of the runs whose loss became infinite or NaN
+)
+
+
 class Results:
-    """The runs of a study in `directory` that are trained and have every answer; the others are left out."""
+    """The runs of a study in `directory` that are trained and have every answer; `diverged` names those that cannot be."""
 
     def __init__(self, study: Study, directory: Path) -> None:
         self.study = study
@@ -61,6 +68,14 @@ class Results:
                 run = Run.open(folder)
                 if run.finished and self._answered(run):
                     self.runs[method.name][seed] = run
+        noted = directory / DIVERGED
+        self.diverged = {
+            (method, int(seed)): str(reason)
+            for method, seeds in (tomllib.loads(noted.read_text()) if noted.exists() else {}).items()
+            for seed, reason in seeds.items()
+            if int(seed) not in self.runs.get(method, {})
+        }
+        self._asking: dict[str, Question] = {}  # by analysis, where it is asked more than once
         self.labels = {method.name: method.label for method in study.methods if self.runs[method.name]}
 
     def _answered(self, run: Run) -> bool:
@@ -69,6 +84,26 @@ class Results:
     def asks(self, analysis: str | None) -> bool:
         """Whether the study asks `analysis`; None asks nothing and is always there."""
         return analysis is None or any(question.name == analysis for question in self.study.questions)
+
+    def asking(self, ask: str) -> Results:
+        """The same results, in which the analysis of the question `ask` means that question."""
+        (question,) = (question for question in self.study.questions if question.id == ask)
+        chosen = copy.copy(self)
+        chosen._asking = {**self._asking, question.name: question}
+        return chosen
+
+    def each_asking(self, analysis: str | None) -> dict[str, Results]:
+        """These results once for each question about `analysis`, by id; once, under the name "", where there is no choice."""
+        asked = [question.id for question in self.study.questions if question.name == analysis]
+        return {ask: self.asking(ask) for ask in asked} if len(asked) > 1 else {"": self}
+
+    def at_end(self, analysis: str | None) -> bool:
+        """Whether `analysis` is asked, at the last checkpoint among others; None asks nothing and is always there."""
+        if analysis is None or not self.asks(analysis):
+            return analysis is None
+        steps = self._question(analysis).steps
+        last = {run.steps[-1] for runs in self.runs.values() for run in runs.values()}
+        return last <= set(steps) if isinstance(steps, list) else steps != "first"
 
     def metrics(self) -> dict[str, xr.Dataset]:
         """Each method's training metrics, with a dimension `seed`; methods by label."""
@@ -121,11 +156,15 @@ class Results:
         return xr.concat(found, xr.DataArray(steps, dims="step", name="step"), join="outer", combine_attrs="override")
 
     def _question(self, analysis: str) -> Question:
-        for question in self.study.questions:
-            if question.name == analysis:
-                return question
-        asked = ", ".join(question.name for question in self.study.questions)
-        raise ValueError(f"the study {self.study.name!r} does not ask {analysis!r}: expected one of {asked}")
+        if analysis in self._asking:
+            return self._asking[analysis]
+        found = [question for question in self.study.questions if question.name == analysis]
+        if len(found) == 1:
+            return found[0]
+        asked = ", ".join(question.id for question in self.study.questions)
+        raise ValueError(
+            f"the study {self.study.name!r} asks {analysis!r} {len(found)} times: expected one of {asked}, by its id"
+        )
 
     def _seeds(self, name: str) -> xr.DataArray:
         return xr.DataArray(list(self.runs[name]), dims="seed", name="seed")

@@ -1,50 +1,84 @@
-r"""Whether a claim holds here: a paired comparison over seeds, with its uncertainty.
+"""Whether a study's claims hold: paired comparisons over all its seeds, judged together in families (`analyses.studies.holm`).
 
-    d_s = quantity(method, seed s) − quantity(versus, seed s),   d̄ ± t s/√S
-
-with t the two-sided 95 % quantile of Student's distribution, S − 1 degrees of freedom. HOLDS where the interval lies
-on the claimed side of zero, REVERSED where it lies on the other, NOT RESOLVED where it contains zero.
+A run that diverged is an outcome: it counts with the value that the claim registered for it. Where a run is missing, or
+diverged and the claim registered nothing, the claim is NOT RESOLVED: it is not judged by the survivors.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from analyses.studies.holm import compare, holm, verdict_word
 from analyses.studies.results import Results, quantity
 from analyses.studies.study import Claim
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a claim: the mean difference, the half-width of its 95 % interval, the seeds, and the word."""
+    """The outcome of a claim.
+
+    `difference` ± `half_width` is the mean paired difference and its own 95 % interval, `seeds` how many pairs are in it,
+    `p` adjusted for the other claims of the family, `reason` what stands in the way of a judgement.
+    """
 
     claim: Claim
     difference: float
     half_width: float
     seeds: int
+    p: float
     word: str
+    reason: str = ""
 
 
-def paired(differences: np.ndarray, direction: str) -> tuple[float, float, str]:
-    """Mean difference, half-width of its 95 % interval, and the verdict for a claimed `direction`, less or greater."""
-    finite = differences[np.isfinite(differences)]
-    if finite.size < 2:
-        return (float(finite.mean()) if finite.size else float("nan")), float("nan"), "NOT RESOLVED"
-    mean = float(finite.mean())
-    half = float(stats.t.ppf(0.975, finite.size - 1) * finite.std(ddof=1) / np.sqrt(finite.size))
-    if abs(mean) <= half:
-        return mean, half, "NOT RESOLVED"
-    return mean, half, "HOLDS" if (mean < 0) == (direction == "less") else "REVERSED"
+def outcomes(claim: Claim, method: str, results: Results) -> tuple[list[float], list[str]]:
+    """The quantity of each of the study's seeds, NaN where there is none, and what is wrong with those."""
+    ask = results.asking(claim.ask) if claim.ask else results
+    values, troubles = [], []
+    for seed in results.study.seeds:
+        run = results.runs[method].get(seed)
+        value = float("nan")
+        if run is not None:
+            value = quantity(claim.quantity).read(ask, run).value
+            if not math.isfinite(value):
+                troubles.append(f"{method}, seed {seed}: no finite value")
+        elif (method, seed) not in results.diverged:
+            troubles.append(f"{method}, seed {seed}: missing")
+        elif claim.diverged is None:
+            troubles.append(f"{method}, seed {seed}: diverged, and the claim names no value `diverged` for that")
+        else:
+            value = claim.diverged
+        values.append(value if math.isfinite(value) else float("nan"))
+    return values, troubles
 
 
-def judge(claim: Claim, results: Results) -> Verdict:
-    """The verdict on one claim of the study."""
-    numbers = results.numbers(quantity(claim.quantity))
-    ours, theirs = numbers[claim.method], numbers[claim.versus]
-    seeds = sorted(set(ours) & set(theirs))
-    differences = np.array([ours[seed].value - theirs[seed].value for seed in seeds])
-    mean, half, word = paired(differences, claim.direction)
-    return Verdict(claim, mean, half, int(np.isfinite(differences).sum()), word)
+def judge(results: Results) -> list[Verdict]:
+    """The verdict on each claim of the study, in its order; Holm's correction within each family."""
+    claims = results.study.claims
+    found = []
+    for claim in claims:
+        ours, troubles = outcomes(claim, claim.method, results)
+        theirs, further = outcomes(claim, claim.versus, results)
+        differences = np.array(ours) - np.array(theirs)
+        reason = "; ".join(troubles + further)
+        if not reason and len(differences) < 2:
+            reason = "one seed says nothing of the spread"
+        found.append((compare(differences), int(np.isfinite(differences).sum()), reason))
+    p = np.ones(len(claims))
+    for family in {claim.family for claim in claims}:
+        members = [i for i, claim in enumerate(claims) if claim.family == family]
+        p[members] = holm(np.array([found[i][0].p for i in members]))
+    return [
+        Verdict(
+            claim,
+            comparison.difference,
+            comparison.half_width,
+            seeds,
+            float(adjusted),
+            verdict_word(comparison.difference, float(adjusted), claim.direction),
+            reason,
+        )
+        for claim, (comparison, seeds, reason), adjusted in zip(claims, found, p, strict=True)
+    ]

@@ -69,6 +69,8 @@ ARROWS = {
     "analyses.gradients": ("landscape.objective", "analyses (ground)", "analyses.estimators"),
     "analyses.studies": (
         "landscape (ground)",
+        "landscape.data",
+        "landscape.store",
         "landscape.runs",
         "landscape.training",
         "analyses (ground)",

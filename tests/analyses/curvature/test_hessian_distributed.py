@@ -15,6 +15,7 @@ PROGRAM = textwrap.dedent(
     import torch
     from torch import distributed, nn
     from analyses.krylov.lanczos import lanczos
+    from landscape.distributed import leave
     from landscape.objective.objective import Objective
 
     rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -44,7 +45,7 @@ PROGRAM = textwrap.dedent(
     if rank == 0:
         print(json.dumps(answer))
     if world > 1:
-        distributed.destroy_process_group()
+        leave()
     """
 )
 

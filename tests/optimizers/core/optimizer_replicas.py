@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import optimizers
+from landscape.distributed import process_group
 
 warnings.simplefilter("ignore")
 
@@ -142,8 +143,7 @@ def sharded() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    {"replicas": replicas, "per_replica": per_replica, "sharded": sharded}[sys.argv[1]]()
-    print(f"rank {os.environ['RANK']}: {sys.argv[1]} done", flush=True)
-    dist.barrier()
-    dist.destroy_process_group()
+    with process_group("cpu"):  # and left so that no thread of gloo outlives it
+        {"replicas": replicas, "per_replica": per_replica, "sharded": sharded}[sys.argv[1]]()
+        print(f"rank {os.environ['RANK']}: {sys.argv[1]} done", flush=True)
+        dist.barrier()

@@ -1,0 +1,105 @@
+"""What can be known to be wrong with a study before anything is trained: every experiment, analysis, option, step, claim."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+from jsonargparse import ArgumentParser, Namespace
+
+import analyses
+from analyses.studies.results import quantity
+from analyses.studies.study import Claim, Question, Study
+from landscape import data
+from landscape.experiment import Experiment
+
+
+def check(study: Study) -> None:
+    """Refuse what `study` cannot mean; loads each of its data sets once, and trains nothing.
+
+    Raises:
+        ValueError: An unknown name, a wrong option, step or number of examples, a claim on what is not asked for.
+    """
+    for question in study.questions:
+        _check_options(question)
+    for claim in study.claims:
+        _check_claim(claim, study)
+    sizes: dict[str, tuple[int, int]] = {}
+    for method in study.methods:
+        try:
+            experiment = Experiment.from_toml(study.experiment_of(method, study.seeds[0]).to_toml())
+            source = repr((experiment.data, experiment.data_options))
+            if source not in sizes:
+                loaded = data.load(experiment)
+                sizes[source] = len(loaded.train), len(loaded.test)
+            for question in study.questions:
+                _check_reach(question, study, experiment, *sizes[source])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"method {method.name!r}: {error}") from error
+
+
+def _check_options(question: Question) -> None:
+    analysis = analyses.get(question.name)
+    # a vector cannot stand in a file; the momentum comes from the checkpoint
+    vectors = {key for key, option in analysis.options.items() if "Tensor" in str(option.annotation)}
+    known = [key for key in analysis.options if key not in vectors]
+    unknown = sorted(set(question.options) - set(known))
+    if unknown:
+        raise ValueError(f"{question.id}: unknown option {unknown[0]!r}: expected among {', '.join(known)}")
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors})
+    try:
+        parser.parse_object(Namespace(**copy.deepcopy(question.options)))  # it writes into what it is given
+    except Exception as error:  # the parser raises many kinds
+        raise ValueError(f"{question.id}: expected options of {question.name}, got a wrong value: {error}") from error
+
+
+def _check_claim(claim: Claim, study: Study) -> None:
+    needs = quantity(claim.quantity).analysis
+    if needs is None:
+        if claim.ask:
+            raise ValueError(f"claim {claim.id!r}: {claim.quantity} is of the training; expected no `ask`")
+        return
+    asked = [question for question in study.questions if question.name == needs]
+    ids = _listed(question.id for question in asked)
+    if not asked:
+        raise ValueError(
+            f"claim {claim.id!r}: {claim.quantity} needs the analysis {needs}, which the study does not ask; "
+            "add it under [[analyses]]"
+        )
+    if len(asked) > 1 and not claim.ask:
+        raise ValueError(f"claim {claim.id!r}: {needs} is asked {len(asked)} times; say which as ask = one of {ids}")
+    chosen = [question for question in asked if claim.ask in ("", question.id)]
+    if not chosen:
+        raise ValueError(f"claim {claim.id!r}: ask = {claim.ask!r} is no {needs} of this study; expected one of {ids}")
+    if chosen[0].steps == "first":
+        raise ValueError(f"claim {claim.id!r} reads the last checkpoint; {chosen[0].id} is asked at the first alone")
+
+
+def _check_reach(question: Question, study: Study, experiment: Experiment, train: int, test: int) -> None:
+    there = train if question.split == "train" else test
+    if question.examples is not None and question.examples > there:
+        raise ValueError(
+            f"{question.id}: expected examples from 1 to {there} of the {question.split} split, got {question.examples}"
+        )
+    if isinstance(question.steps, list):
+        per_epoch = -(-train // experiment.batch_size)
+        last = experiment.epochs * per_epoch
+        steps = {*range(0, last, experiment.checkpoint_every * per_epoch), last}
+        claims = [
+            c for c in study.claims if question.name == quantity(c.quantity).analysis and c.ask in ("", question.id)
+        ]
+        if claims and last not in question.steps:
+            raise ValueError(
+                f"claim {claims[0].id!r} reads the last checkpoint; expected its step {last} among those of {question.id}"
+            )
+        unknown = sorted(set(question.steps) - steps)
+        if unknown:
+            raise ValueError(
+                f"{question.id}: no checkpoint at step {unknown[0]}; expected among 0, "
+                f"{experiment.checkpoint_every * per_epoch}, … {last}"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
