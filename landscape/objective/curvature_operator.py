@@ -13,16 +13,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from landscape.objective.batches import Batch
+from landscape.objective.loss_of_theta import LossOfTheta
 from landscape.objective.operators import LinearOperator
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
 
 Blocks = Sequence[Tensor]  # of k vectors, one tensor (k, *shape) a parameter
 Product = Callable[[Blocks], Blocks]
@@ -51,7 +49,7 @@ class Sized(Protocol):
 class CurvatureOperator(LinearOperator):
     """The symmetric matrix whose products `ways` form, the first way that works; `way` says which that is."""
 
-    def __init__(self, objective: Objective, ways: Sequence[Way], first: Product | None = None) -> None:
+    def __init__(self, objective: LossOfTheta, ways: Sequence[Way], first: Product | None = None) -> None:
         super().__init__(objective.size, objective.dtype, objective.device)
         self._objective = objective
         self._ways = list(ways)
@@ -61,7 +59,7 @@ class CurvatureOperator(LinearOperator):
 
     @classmethod
     def sized(
-        cls, objective: Objective, graph: Callable[[Batch], Sized], others: Sequence[Way], memory: int | None
+        cls, objective: LossOfTheta, graph: Callable[[Batch], Sized], others: Sequence[Way], memory: int | None
     ) -> CurvatureOperator:
         """The operator that retains each batch's `graph`, or recomputes it where all would exceed `memory` bytes.
 

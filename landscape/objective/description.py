@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from landscape.objective.loss_of_theta import LossOfTheta
 from landscape.tf32 import tf32_in_use
 
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
 
-
-def description_of(objective: Objective, *, batches: int, processes: int) -> dict[str, str | int | float | bool]:
+def description_of(objective: LossOfTheta, *, batches: int, processes: int) -> dict[str, str | int | float | bool]:
     """Loss, model, mode, data and arithmetic of `objective`, whose data are `batches` over all its `processes`."""
     function = objective.function
     return {

@@ -8,42 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from landscape.objective.batches import Batch
+from landscape.objective.loss_of_theta import LossOfTheta
 from landscape.objective.mean_of_examples import ROWS, require_mean
 from landscape.objective.model_state import version, written_by
 from landscape.objective.repeated_walks import same
 
-if TYPE_CHECKING:
-    from landscape.objective.batches import Batch
-    from landscape.objective.objective import Objective
 
-
-def refuse_random_modules(model: nn.Module) -> None:
-    """Raise `ValueError` for dropout that draws and BatchNorm that updates its statistics in the modules' present
-    mode.
-    """
-    for name, module in model.named_modules():
-        if not module.training:
-            continue
-        where = f"{name or 'the model'} ({type(module).__name__})"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            raise ValueError(
-                f"{where} is in training mode: its statistics depend on the batch and every evaluation changes them; "
-                'use mode="eval" or put the layer in eval mode'
-            )
-        draws = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-        draws |= isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0
-        if draws or isinstance(module, nn.RReLU):
-            raise ValueError(
-                f'{where} is in training mode and makes the loss random; use mode="eval" or put the layer in eval mode'
-            )
-
-
-def examine(objective: Objective) -> None:
+def examine(objective: LossOfTheta) -> None:
     """Once for a model and its loss: which buffers a forward pass writes, and whether the loss is a mean of examples.
 
     Raises `ValueError` where the forward pass draws random numbers, or where the loss adds up over examples or averages
@@ -58,7 +34,7 @@ def examine(objective: Objective) -> None:
     batches.examined = True
 
 
-def _look(objective: Objective, at: Callable[[Batch], object]) -> None:
+def _look(objective: LossOfTheta, at: Callable[[Batch], object]) -> None:
     """Look at a few examples of the first batch, or at all of it where the model does not take a few."""
     try:
         at(objective.batches.head(ROWS))
@@ -66,7 +42,7 @@ def _look(objective: Objective, at: Callable[[Batch], object]) -> None:
         at(next(objective.batches.walk()))
 
 
-def _examine_forward_pass(objective: Objective, batch: Batch) -> None:
+def _examine_forward_pass(objective: LossOfTheta, batch: Batch) -> None:
     model, parameters = objective.model, objective.space.unflatten(objective.theta)
     with objective.running():
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -88,7 +64,7 @@ def _examine_forward_pass(objective: Objective, batch: Batch) -> None:
     objective.function.written = written
 
 
-def require_deterministic(objective: Objective, theta: Tensor) -> None:
+def require_deterministic(objective: LossOfTheta, theta: Tensor) -> None:
     """Raise `ValueError`, naming cause and cure, where two evaluations on the first batch are not one and the same.
 
     Exact where the cause is torch's: the generators' states and the model's buffers must not move. Anything else shows

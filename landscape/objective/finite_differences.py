@@ -9,15 +9,11 @@ unasked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from landscape.objective.loss_of_theta import LossOfTheta
 from landscape.objective.operators import LinearOperator
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
 
 
 class FiniteDifferenceHessian(LinearOperator):
@@ -26,7 +22,7 @@ class FiniteDifferenceHessian(LinearOperator):
     The step is h = (ε (1 + ‖θ‖))^{1/3}/‖v‖ with ε the rounding unit of θ, which balances truncation and rounding.
     """
 
-    def __init__(self, objective: Objective, theta: Tensor) -> None:
+    def __init__(self, objective: LossOfTheta, theta: Tensor) -> None:
         super().__init__(objective.size, objective.dtype, objective.device)
         self._objective, self._theta = objective, theta
         self._step = float(torch.finfo(objective.dtype).eps * (1 + torch.linalg.vector_norm(theta))) ** (1 / 3)

@@ -26,7 +26,7 @@ References: Schraudolph (2002); Martens (2020), J. Mach. Learn. Res. 21, section
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,29 +35,27 @@ from torch.utils import _pytree as pytree
 from landscape.objective.batches import Batch
 from landscape.objective.curvature_operator import Blocks, CurvatureOperator, Sized
 from landscape.objective.likelihood import Likelihood, normaliser
+from landscape.objective.loss_of_theta import LossOfTheta
 from landscape.objective.pullback import Pullback
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
 
 Outputs = Callable[[Mapping[str, Tensor], Batch], Any]
 Outer = Callable[[Any, Batch], Tensor]
 
 
-def gauss_newton_operator(objective: Objective, theta: Tensor, *, memory: int | None) -> CurvatureOperator:
+def gauss_newton_operator(objective: LossOfTheta, theta: Tensor, *, memory: int | None) -> CurvatureOperator:
     """G of the model's outputs and the objective's loss."""
     function = objective.function
     return _operator(objective, theta, function.output, lambda f, batch: function.loss_fn(f, batch.targets), memory)
 
 
 def fisher_operator(
-    objective: Objective, theta: Tensor, likelihood: Likelihood | None, *, memory: int | None
+    objective: LossOfTheta, theta: Tensor, likelihood: Likelihood | None, *, memory: int | None
 ) -> CurvatureOperator:
     """The Fisher matrix of the model's own predictions."""
     return _operator(objective, theta, objective.function.output, normaliser(objective, likelihood), memory)
 
 
-def empirical_fisher_operator(objective: Objective, theta: Tensor, *, memory: int | None) -> CurvatureOperator:
+def empirical_fisher_operator(objective: LossOfTheta, theta: Tensor, *, memory: int | None) -> CurvatureOperator:
     """The mean of g_i g_iᵀ over examples."""
 
     def losses(parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
@@ -74,7 +72,7 @@ def empirical_fisher_operator(objective: Objective, theta: Tensor, *, memory: in
 
 
 def _operator(
-    objective: Objective, theta: Tensor, outputs: Outputs, outer: Outer, memory: int | None
+    objective: LossOfTheta, theta: Tensor, outputs: Outputs, outer: Outer, memory: int | None
 ) -> CurvatureOperator:
     def graph(batch: Batch) -> Sized:
         leaves = objective.leaves(theta)

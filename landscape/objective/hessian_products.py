@@ -17,22 +17,22 @@ References: Pearlmutter (1994); Griewank and Walther (2008), section 5, for the 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from landscape.objective.batches import Batch
 from landscape.objective.curvature_operator import Blocks, CurvatureOperator, Product, Sized, Way
+from landscape.objective.loss_of_theta import LossOfTheta
 from landscape.objective.pullback import Pullback
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
 
 HessianWay = Literal["auto", "retained", "linearised", "recomputed", "forward over reverse"]
 
 
-def hessian_operator(objective: Objective, theta: Tensor, *, way: HessianWay, memory: int | None) -> CurvatureOperator:
+def hessian_operator(
+    objective: LossOfTheta, theta: Tensor, *, way: HessianWay, memory: int | None
+) -> CurvatureOperator:
     """∇²L at `theta` (n,); `memory` bounds the bytes of kept graphs (default: a quarter of the device's)."""
 
     def graph(batch: Batch) -> Sized:

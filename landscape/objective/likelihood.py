@@ -6,7 +6,7 @@ r"""A likelihood as the function of the outputs whose second derivative is its F
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,14 +14,12 @@ from torch.nn import functional as F
 
 from landscape.objective.batches import Batch
 from landscape.objective.loss_average import CLASSES, TorchLoss
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
+from landscape.objective.loss_of_theta import LossOfTheta
 
 Likelihood = Literal["categorical", "gaussian", "bernoulli"] | Callable[[Any], Tensor]
 
 
-def normaliser(objective: Objective, likelihood: Likelihood | None) -> Callable[[Any, Batch], Tensor]:
+def normaliser(objective: LossOfTheta, likelihood: Likelihood | None) -> Callable[[Any, Batch], Tensor]:
     """ℓ(f, batch) with ∇²ℓ the Fisher matrix of `likelihood`, by default that of the objective's loss.
 
     `ValueError` for a likelihood that is not known, and for class weights where targets are probabilities: what they
@@ -84,7 +82,7 @@ def _tensor(output: Any) -> Tensor:
     return output
 
 
-def _of(objective: Objective) -> Likelihood:
+def _of(objective: LossOfTheta) -> Likelihood:
     loss = objective.function.torch_loss
     if loss is not None and loss.function in CLASSES.values():
         return "categorical"

@@ -9,20 +9,17 @@ batches would be another number than that of all the data in one batch.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import torch
 
 from landscape.objective.batches import Batch, by_rows, rows_of
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
+from landscape.objective.loss_of_theta import LossOfTheta
 
 ROWS = 8  # of the first batch that a first look is taken at
 ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-3}  # relative; 0.05 for lower ones, and under autocast
 
 
-def require_mean(objective: Objective) -> bool:
+def require_mean(objective: LossOfTheta) -> bool:
     """Raise `ValueError`, with the cure, where the loss of a few rows is not the mean of that of their parts.
 
     True where it is; False where that cannot be told: inputs that do not consist of rows, BatchNorm with statistics of

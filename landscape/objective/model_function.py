@@ -23,9 +23,9 @@ from torch.utils import _pytree as pytree
 
 from landscape.objective.affine_batch_norm import AffineBatchNorm
 from landscape.objective.batches import Batch, arguments
-from landscape.objective.determinism import refuse_random_modules
 from landscape.objective.loss_average import torch_loss
 from landscape.objective.model_state import state_kept
+from landscape.objective.random_modules import refuse_random_modules
 from landscape.objective.repeated_walks import generators_kept
 from optimizers.core.frozen_statistics import frozen_batch_norm
 

@@ -42,10 +42,10 @@ class Objective:
     """The mean loss of `model` over the examples of `batches`, as a function of the flat parameter vector θ.
 
     `loss_fn(model(inputs), targets)` returns the mean loss of a batch, a scalar, with no weight decay in it. `batches`
-    is an iterable of `(inputs, targets)` that can be walked again, in the same order (`landscape.objective.batches` says which
-    forms a batch may take). Torch's own losses say what they average over (class weights, ignored targets). For others
-    it is the rows of the targets, or what `count(inputs, targets)` says (tokens that count, say): L is then the mean
-    over those. `ModelLoss(function)` in place of a loss takes `function(model, batch)` and batches of any form.
+    is an iterable of `(inputs, targets)` that can be walked again in the same order (for the forms a batch may take see
+    `landscape.objective.batches`). Torch's own losses say what they average over (class weights, ignored targets). For
+    others it is the rows of the targets, or what `count(inputs, targets)` says: L is then the mean over those.
+    `ModelLoss(function)` in place of a loss takes `function(model, batch)` and batches of any form.
 
     With a `device` or `dtype` other than the model's the objective works on a copy of the model taken now; otherwise on
     the model itself, at its parameters of the moment. `mode="unchanged"` leaves each module in the mode the model is in
@@ -211,15 +211,13 @@ class Objective:
         """
         values = losses_at(self, point_of(self, theta, rows=True))
         if theta is None:
-            require_finite(values, self.function.loss_name)
-        return values if theta is not None and theta.ndim == 2 else values[0]
+            return require_finite(values, self.function.loss_name)[0]
+        return values if theta.ndim == 2 else values[0]
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """∇L(θ), shape (n,); zeros for parameters the loss does not use. Cost: one gradient."""
         total = gradient_at(self, point_of(self, theta)[0])
-        if theta is None:
-            require_finite(total, self.function.loss_name)
-        return total
+        return total if theta is not None else require_finite(total, self.function.loss_name)
 
     def hessian(
         self,
@@ -230,10 +228,10 @@ class Objective:
     ) -> LinearOperator:
         """H = ∇²L(θ) as a symmetric operator (n, n), fixed at θ and at the batches as they are now.
 
-        `way`: how products are formed (`landscape.objective.hessian_products`), by default the one that suits; the operator's own
-        `way` says which it was; `"finite differences"` (`landscape.objective.finite_differences`) only if asked for. `memory`:
-        bytes it may keep for that. Cost: a gradient of the first batch now, and 1.1 to 4 gradients for `H @ v`. Raises
-        `ValueError` where the loss is not deterministic, with the cure.
+        `way`: how products are formed (module `hessian_products`), by default the one that suits; the operator's own
+        `way` says which it was; "finite differences" only if asked for. `memory`: bytes it may keep for that. Cost: a
+        gradient of the first batch now, and 1.1 to 4 gradients for `H @ v`. Raises `ValueError` where the loss is not
+        deterministic, with the cure.
         """
         point = self._checked(theta)
         if way == "finite differences":

@@ -2,18 +2,14 @@ r"""Values and gradients of an objective, as sums over its batches: Σ_b W_b ℓ
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from landscape.objective.determinism import examine
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
+from landscape.objective.loss_of_theta import LossOfTheta
 
 
-def point_of(objective: Objective, theta: Tensor | None, *, rows: bool = False) -> Tensor:
+def point_of(objective: LossOfTheta, theta: Tensor | None, *, rows: bool = False) -> Tensor:
     """θ as rows (1, n), or (k, n) if `rows` says that it may be several; the model's own parameters for None."""
     if theta is None:
         return objective.theta[None]
@@ -26,7 +22,7 @@ def point_of(objective: Objective, theta: Tensor | None, *, rows: bool = False) 
     return theta.detach().to(device=objective.device, dtype=objective.dtype).reshape(-1, size)
 
 
-def losses_at(objective: Objective, points: Tensor) -> Tensor:
+def losses_at(objective: LossOfTheta, points: Tensor) -> Tensor:
     """L at each of the rows of `points`, (k,), in one walk over the data."""
     examine(objective)
     totals = torch.zeros(points.shape[0], dtype=accumulator(objective.device), device=objective.device)
@@ -40,7 +36,7 @@ def losses_at(objective: Objective, points: Tensor) -> Tensor:
     return values.to(torch.promote_types(objective.dtype, torch.float32))
 
 
-def gradient_at(objective: Objective, point: Tensor) -> Tensor:
+def gradient_at(objective: LossOfTheta, point: Tensor) -> Tensor:
     """∇L at `point`, (n,)."""
     examine(objective)
     total = torch.zeros_like(point)
@@ -57,10 +53,11 @@ def accumulator(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
 
-def require_finite(values: Tensor, loss: str) -> None:
-    """Raise `FloatingPointError` for NaN or Inf at the model's own parameters."""
+def require_finite(values: Tensor, loss: str) -> Tensor:
+    """`values` themselves; `FloatingPointError` for NaN or Inf among them, at the model's own parameters."""
     if not bool(torch.isfinite(values).all()):
         raise FloatingPointError(
             f"the loss {loss} or its gradient is not finite at the model's parameters; "
             "has training diverged, or does the data hold NaN or Inf?"
         )
+    return values

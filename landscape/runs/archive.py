@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape.store.atomic_file import write_bytes
 from landscape.runs.checkpoint import parse_experiment
 from landscape.runs.checkpoint_file import (
     LAST_STEP,
@@ -23,10 +22,11 @@ from landscape.runs.checkpoint_file import (
     write_checkpoint,
     write_contents,
 )
-from landscape.store.guarded_hdf5 import Guarded, open_guarded
 from landscape.runs.metric_series import read_metrics, write_metrics
 from landscape.runs.metrics_file import write_metrics_file
 from landscape.runs.run import Run
+from landscape.store.atomic_file import write_bytes
+from landscape.store.guarded_hdf5 import Guarded, open_guarded
 from landscape.store.sealed_file import new_sealed_file
 from landscape.store.tree_codec import Tree
 

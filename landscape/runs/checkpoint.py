@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
 from landscape.runs.metric_series import Series
-from landscape.store.refused_file import RefusedFile
 from landscape.shortened import shortened
+from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from landscape.store.guarded_hdf5 import MOST_ATTRIBUTES, Guarded, open_guarded
 from landscape.runs.metric_series import Series, read_metrics, verify_metrics, write_metrics
-from landscape.store.sealed_file import new_sealed_file
 from landscape.shortened import shortened
+from landscape.store.guarded_hdf5 import MOST_ATTRIBUTES, Guarded, open_guarded
+from landscape.store.sealed_file import new_sealed_file
 from landscape.store.tree_codec import Tree, read_tree, tensor_shapes, write_text, write_tree
 
 FORMAT = "landscape-toolkit checkpoint"

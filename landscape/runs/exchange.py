@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from landscape.store.atomic_file import write_bytes
-from landscape.runs.checkpoint import Checkpoint, model_tensors
 from landscape.experiment import Experiment
-from landscape.store.refused_file import RefusedFile
+from landscape.runs.checkpoint import Checkpoint, model_tensors
 from landscape.runs.run import Run
 from landscape.shortened import shortened
+from landscape.store.atomic_file import write_bytes
+from landscape.store.refused_file import RefusedFile
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape.store.guarded_hdf5 import Guarded, open_guarded
 from landscape.runs.metric_series import Series, read_metrics, verify_metrics, write_metrics
+from landscape.store.guarded_hdf5 import Guarded, open_guarded
 from landscape.store.sealed_file import new_sealed_file
 
 FORMAT = "landscape-toolkit metrics"

@@ -17,7 +17,6 @@ not at all, so reading is safe while training writes, needs no lock and no write
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,27 +25,24 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from torch import Tensor, nn
 
-from landscape.store.atomic_file import TEMPORARY, remove_leftovers, write_text
-from landscape.store.background_writer import BackgroundWriter
 from landscape.runs.checkpoint import Checkpoint, model_tensors, parse_experiment
 from landscape.runs.checkpoint_file import Attribute, read_segment, write_checkpoint
+from landscape.runs.folder import METRICS_FILE, barely_begun, step_of
+from landscape.runs.lock import writing
 from landscape.runs.metric_series import Series, as_dataset, join
 from landscape.runs.metrics_file import read_metrics_file, write_metrics_file
 from landscape.runs.provenance import provenance
-from landscape.store.refused_file import RefusedFile
 from landscape.runs.retention import Retention
-from landscape.runs.lock import NAME as LOCK
-from landscape.runs.lock import writing
 from landscape.shortened import shortened
+from landscape.store.atomic_file import remove_leftovers, write_text
+from landscape.store.background_writer import BackgroundWriter
+from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
 
 if TYPE_CHECKING:
     from landscape.experiment import Experiment
 
 __all__ = ["Checkpoint", "Run"]
-
-METRICS_FILE = re.compile(r"to-[0-9]{8,16}\.h5")
-_CHECKPOINT = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,15})\.h5")  # one name for each step
 
 
 class Run:
@@ -68,7 +64,7 @@ class Run:
         path = Path(directory)
         file = path / "experiment.toml"
         if not file.exists():
-            if path.is_dir() and not _barely_begun(path):
+            if path.is_dir() and not barely_begun(path):
                 raise ValueError(f"{path}: expected a new or an empty folder or a run, got a folder with other files")
             path.mkdir(parents=True, exist_ok=True)
             with writing(path):
@@ -301,18 +297,3 @@ class Run:
             return None
         steps, values = segment[metric]
         return float(values[-1]) if len(steps) and steps[-1] == step else None
-
-
-def step_of(file: Path) -> int | None:
-    """The step whose checkpoint a file of this name is; None for any other file."""
-    name = _CHECKPOINT.fullmatch(file.name)
-    return None if name is None else int(name[1])
-
-
-def _barely_begun(path: Path) -> bool:
-    """Whether a folder has nothing but what `Run.create` makes before the experiment: it may have died there."""
-    own = {LOCK, "checkpoints", "analyses"}
-    return all(
-        entry.name.startswith(TEMPORARY) or (entry.name in own and (entry.is_file() or not any(entry.iterdir())))
-        for entry in path.iterdir()
-    )

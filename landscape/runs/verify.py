@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from landscape.store.atomic_file import TEMPORARY, is_being_written
 from landscape.runs.checkpoint import Checkpoint
-from landscape.store.dataset_file import ANALYSIS, read_dataset
-from landscape.runs.metrics_file import verify_metrics_file
-from landscape.store.refused_file import RefusedFile
-from landscape.runs.run import METRICS_FILE, Run, step_of
+from landscape.runs.folder import METRICS_FILE, step_of
 from landscape.runs.lock import NAME as LOCK
+from landscape.runs.metrics_file import verify_metrics_file
+from landscape.runs.run import Run
+from landscape.store.atomic_file import TEMPORARY, is_being_written
+from landscape.store.dataset_file import ANALYSIS, read_dataset
+from landscape.store.refused_file import RefusedFile
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Runs and their checkpoints: what is kept, opened, exchanged and verified."""
