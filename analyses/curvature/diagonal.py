@@ -21,7 +21,7 @@ from analyses import figures
 from analyses.curvature.matrix import Matrix, curvature_matrix
 from analyses.curvature.spectrum import CURVATURE
 from analyses.estimators.estimate import LEAST_SAMPLES, Stop, check_square, progress, require_finite
-from analyses.estimators.probes import rademacher, working_dtype
+from analyses.estimators.probe_vectors import rademacher, working_dtype
 from analyses.krylov.scaled_operator import ScaledOperator
 from analyses.registry import analysis
 from landscape.objective.objective import Objective

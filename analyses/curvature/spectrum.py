@@ -7,8 +7,8 @@ Every eigenvalue comes with its residual ‖H v − λ v‖ and with bounds on i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,16 +18,15 @@ from matplotlib.ticker import MaxNLocator
 
 from analyses import figures
 from analyses.curvature import backends as eigenvalue_backends
+from analyses.curvature.matrix import Matrix, curvature_matrix
 from analyses.krylov.eigenpairs import Eigenpairs, measured
 from analyses.krylov.lanczos import lanczos
 from analyses.krylov.spectrum_end import Which
 from analyses.krylov.unseen import UNSEEN
 from analyses.registry import analysis
 from landscape.objective.objective import Objective
-from landscape.objective.operators import LinearOperator
 from optimizers.ground.signatures import Seed, at_least, more_than
 
-Matrix = Literal["hessian", "ggn", "fisher"]
 CURVATURE = "loss/‖θ‖₂²"
 
 
@@ -65,14 +64,7 @@ def top_eigenvalues(
         raise ValueError('backend="pyhessian" takes the Hessian of all parameters only; use backend="lanczos"')
     if parameters is not None:
         objective = objective.restricted(parameters)
-    if matrix not in get_args(Matrix):
-        raise ValueError(f"expected matrix among {', '.join(get_args(Matrix))}, got {matrix!r}")
-    makers: dict[str, Callable[[], LinearOperator]] = {
-        "hessian": objective.hessian,
-        "ggn": objective.ggn,
-        "fisher": objective.fisher,
-    }
-    hessian = makers[matrix]()
+    hessian = curvature_matrix(objective, matrix)
     if backend == "lanczos":
         generator = torch.Generator().manual_seed(seed)
         found = lanczos(

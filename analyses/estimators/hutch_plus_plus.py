@@ -26,7 +26,7 @@ from analyses.estimators.estimate import (
     require_finite,
     root,
 )
-from analyses.estimators.probes import rademacher
+from analyses.estimators.probe_vectors import rademacher
 from analyses.krylov.scaled_operator import ScaledOperator
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analyses.estimators.estimate import check_square
-from analyses.estimators.probes import gaussian, working_dtype
+from analyses.estimators.probe_vectors import gaussian, working_dtype
 from analyses.estimators.spread import deviation
 from analyses.krylov.basis import KrylovBasis
 from analyses.krylov.decomposition import KrylovDecomposition

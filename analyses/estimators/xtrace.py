@@ -36,7 +36,7 @@ from analyses.estimators.estimate import (
     require_finite,
     root,
 )
-from analyses.estimators.probes import gaussian
+from analyses.estimators.probe_vectors import gaussian
 from analyses.krylov.scaled_operator import ScaledOperator
 
 LEAST_COLUMNS = 32  # fewer give a standard error that is itself too uncertain to stop on

@@ -17,7 +17,7 @@ import xarray as xr
 from landscape.store.guarded_hdf5 import Guarded, Request
 from landscape.store.tree_codec import link_name, write_text
 
-Series = tuple[np.ndarray, np.ndarray]
+Series = tuple[np.ndarray, np.ndarray]  # steps (k,) int64 and values (k,) float64
 """Steps (k,) int64, rising, and values (k,) float64."""
 
 _INT, _FLOAT = np.dtype("<i8"), np.dtype("<f8")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Series = tuple[np.ndarray, np.ndarray]  # steps (k,) int64 and values (k,) float64
+from landscape.runs.metric_series import Series
 
 
 class Recorder:

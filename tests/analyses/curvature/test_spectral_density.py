@@ -11,7 +11,7 @@ from sharpness_problems import classifier
 from spectra import Counted, flat, outliers, with_eigenvalues
 
 from analyses import compare_spectral_density, plot_spectral_density, spectral_density
-from analyses.estimators.probes import gaussian
+from analyses.estimators.probe_vectors import gaussian
 from analyses.estimators.quadrature import lanczos_quadrature, mean_and_stderr
 
 
