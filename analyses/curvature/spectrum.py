@@ -30,7 +30,7 @@ from optimizers.ground.signatures import Seed, at_least, more_than
 CURVATURE = "loss/‖θ‖₂²"
 
 
-@analysis(cost="about 10 + 3k Hessian products", reference="Lanczos 1950; Wu and Simon (2000)", data_parallel=True)
+@analysis(cost="measured: 8 to 19 Hessian products for k = 1, 17 to 33 for k = 5", reference="Lanczos 1950; Wu and Simon (2000)", data_parallel=True)
 def top_eigenvalues(
     objective: Objective,
     *,
@@ -93,7 +93,7 @@ def top_eigenvalues(
 
 
 @analysis(
-    cost="about 25 + 5k Hessian products",
+    cost="measured: 57 to 80 Hessian products for k = 5",
     reference="Sagun et al. (2017); Foret et al. (2021), Fig. 3",
     data_parallel=True,
 )
