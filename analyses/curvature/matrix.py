@@ -18,6 +18,6 @@ def curvature_matrix(objective: Objective, name: Matrix) -> LinearOperator:
     ValueError.
     """
     if name not in get_args(Matrix):
-        raise ValueError(f"matrix: expected one of {', '.join(get_args(Matrix))}; got {name!r}")
+        raise ValueError(f"matrix: expected one of {', '.join(get_args(Matrix))}, got {name!r}")
     operator: LinearOperator = getattr(objective, name)()
     return operator

@@ -170,5 +170,5 @@ def test_of_the_other_curvature_matrices(matrix: str) -> None:
     found = trace(objective, matrix=matrix, method="hutch++", rtol=0.0, max_products=120)
     assert abs(float(found.trace) - float(dense.trace())) < 4 * float(found.trace_stderr)
     assert found.attrs["matrix"] == matrix
-    with pytest.raises(ValueError, match="matrix: expected one of hessian, ggn, fisher; got 'kfac'"):
+    with pytest.raises(ValueError, match="matrix: expected one of hessian, ggn, fisher, got 'kfac'"):
         trace(objective, matrix="kfac")

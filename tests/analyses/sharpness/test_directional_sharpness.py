@@ -116,7 +116,6 @@ def test_momentum_is_left_out_by_default_and_refused_when_asked_for() -> None:
     ("options", "message"),
     [
         ({"directions": ["gradeint"]}, "expected names among gradient, momentum"),
-        ({"directions": "gradient"}, "expected names among"),
         ({"directions": []}, "expected at least one of gradient"),
         ({"radii": []}, "radii: expected"),
         ({"radii": [1.0, float("nan")]}, "radii: expected"),
@@ -127,6 +126,11 @@ def test_momentum_is_left_out_by_default_and_refused_when_asked_for() -> None:
 def test_bad_input_is_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         directional_sharpness(regression()[0], **{"radii": [1.0], **options})
+
+
+def test_a_name_where_a_list_of_names_belongs_is_refused() -> None:
+    with pytest.raises(TypeError, match="directions: expected a list, each entry text or none, got 'gradient'"):
+        directional_sharpness(regression()[0], directions="gradient")
 
 
 def test_cost_is_counted_and_as_stated() -> None:

@@ -144,7 +144,7 @@ def test_a_host_copy_of_cuda_tensors_is_pinned_and_complete():
         ({"best": "test_loss", "best_is": "highest"}, [0, 90, 100]),
         ({"log_spaced": 2}, [0, 10, 40, 100]),
         ({"every": 50, "last": 2, "best": "test_loss"}, [0, 30, 50, 90, 100]),
-        ({"best": "no such metric"}, [0, 100]),
+        ({"best": "no such metric"}, [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]),  # a typo drops nothing
     ],
 )
 def test_rules_of_retention(rules, kept):

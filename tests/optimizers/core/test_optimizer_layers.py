@@ -204,7 +204,7 @@ def test_asam_stretches_all_but_biases_by_default():
 
 def test_asam_says_what_it_needs_to_choose_by_name():
     model = Named()
-    with pytest.raises(ValueError, match="expected adapts to be one of all but biases, weights, got 'norms'"):
+    with pytest.raises(ValueError, match="adapts: expected one of all but biases, weights, got 'norms'"):
         optimizers.ASAM(torch.optim.SGD(model.parameters(), lr=0.1), adapts="norms")
     optimizer = optimizers.ASAM(torch.optim.SGD(model.parameters(), lr=0.1), adapts="weights")
     optimizers.BatchClosure(model, nn.functional.mse_loss, torch.randn(8, 4), torch.randn(8, 4))()
