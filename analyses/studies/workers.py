@@ -96,8 +96,9 @@ def in_processes(
                         yield key, _killed(worker.process.exitcode)
                         continue
                 busy[worker.pipe] = key, worker
-            for pipe in wait(list(busy)):
-                key, worker = busy.pop(pipe)  # type: ignore[arg-type]
+            ready = wait(list(busy))
+            for pipe in [pipe for pipe in busy if pipe in ready]:
+                key, worker = busy.pop(pipe)
                 failure, lives = worker.answer()
                 if lives:
                     idle.append(worker)
