@@ -10,6 +10,7 @@ process, up to the order of summation. BatchNorm normalises over its own process
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from torch import Tensor, distributed, nn
 
 from landscape import group_threads
 from landscape.devices import usable_device
+
+_groups = itertools.count()
 
 
 @contextmanager
@@ -35,11 +38,24 @@ def process_group(device: str) -> Iterator[torch.device]:
     if chosen.type != "cpu" and chosen.index is None:
         chosen = torch.device(chosen.type, int(os.environ["LOCAL_RANK"]))
         torch.get_device_module(chosen).set_device(chosen)
-    distributed.init_process_group("gloo" if chosen.type == "cpu" else None)
+    _join("gloo" if chosen.type == "cpu" else None)
     try:
         yield chosen
     finally:
         leave()
+
+
+def _join(backend: str | None) -> None:
+    """Make the group, under a name of its own in the launcher's store.
+
+    There the addresses of a group that was left still stand under the names that torch would use again, and a second
+    training in the same processes would wait for connections to them for ever.
+    """
+    from torch.distributed.rendezvous import rendezvous  # not in every torch
+
+    store, number, count = next(iter(rendezvous("env://")))
+    name = f"group {next(_groups)}"  # the same everywhere: all processes join the same groups in the same order
+    distributed.init_process_group(backend, store=distributed.PrefixStore(name, store), rank=number, world_size=count)
 
 
 def leave() -> None:

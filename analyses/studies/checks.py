@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
+from functools import partial
 
-from jsonargparse import ArgumentParser, Namespace
+import numpy as np
 
 import analyses
 from analyses.studies.results import quantity
-from analyses.studies.study import Claim, Question, Study
+from analyses.studies.study import Claim, Method, Question, Study
 from landscape import data
 from landscape.experiment import Experiment
+from landscape.runs.run import Run
+from landscape.seeding import isolated
+from landscape.training.beginning import rehearse
+from landscape.training.training import Training
+from optimizers.ground.signatures import check_values, options_of
 
 
 def check(study: Study) -> None:
-    """Refuse what `study` cannot mean; loads each of its data sets once, and trains nothing.
+    """Refuse what `study` asks and claims if it cannot mean it; loads and trains nothing.
 
     Raises:
-        ValueError: An unknown name, a wrong option, step or number of examples, a claim on what is not asked for.
+        ValueError: An unknown name, a wrong option, a claim on what is not asked for.
     """
     for question in study.questions:
         _check_options(question)
     for claim in study.claims:
         _check_claim(claim, study)
+
+
+def check_runs(study: Study, methods: Iterable[Method]) -> None:
+    """Try the first steps of one run of each of `methods`; loads each data set, writes nothing.
+
+    Raises:
+        ValueError: An experiment that cannot be trained, a wrong step or number of examples.
+        PermissionError: It names somebody's code that nobody allowed (`landscape.imports`).
+    """
     sizes: dict[str, tuple[int, int]] = {}
-    for method in study.methods:
+    for method in methods:
         try:
             experiment = Experiment.from_toml(study.experiment_of(method, study.seeds[0]).to_toml())
             source = repr((experiment.data, experiment.data_options))
@@ -34,6 +48,8 @@ def check(study: Study) -> None:
                 sizes[source] = len(loaded.train), len(loaded.test)
             for question in study.questions:
                 _check_reach(question, study, experiment, *sizes[source])
+            with isolated(experiment.seed, "training"):
+                rehearse(partial(Training, experiment), Run.planned(method.name, experiment))
         except (TypeError, ValueError) as error:
             raise ValueError(f"method {method.name!r}: {error}") from error
 
@@ -46,12 +62,7 @@ def _check_options(question: Question) -> None:
     unknown = sorted(set(question.options) - set(known))
     if unknown:
         raise ValueError(f"{question.id}: unknown option {unknown[0]!r}: expected among {', '.join(known)}")
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors})
-    try:
-        parser.parse_object(Namespace(**copy.deepcopy(question.options)))  # it writes into what it is given
-    except Exception as error:  # the parser raises many kinds
-        raise ValueError(f"{question.id}: expected options of {question.name}, got a wrong value: {error}") from error
+    check_values(question.id, options_of(analysis.function), question.options)
 
 
 def _check_claim(claim: Claim, study: Study) -> None:
@@ -74,6 +85,26 @@ def _check_claim(claim: Claim, study: Study) -> None:
         raise ValueError(f"claim {claim.id!r}: ask = {claim.ask!r} is no {needs} of this study; expected one of {ids}")
     if chosen[0].steps == "first":
         raise ValueError(f"claim {claim.id!r} reads the last checkpoint; {chosen[0].id} is asked at the first alone")
+    _check_direction(claim, study, chosen[0])
+
+
+def _check_direction(claim: Claim, study: Study, question: Question) -> None:
+    direction, side = quantity(claim.quantity).direction, quantity(claim.quantity).side
+    if direction is None:
+        return
+    asked = question.options.get("directions")
+    if asked is not None and direction not in asked:
+        raise ValueError(
+            f"claim {claim.id!r}: {claim.quantity} needs the direction {direction!r}; expected it among the directions of "
+            f"{question.id}, got {asked}"
+        )
+    radius = side * study.sharpness_radius
+    radii = question.options.get("radii", analyses.get(question.name).options["radii"].default)
+    if not np.isclose(radii, radius, rtol=0, atol=1e-6).any():
+        raise ValueError(
+            f"claim {claim.id!r}: {claim.quantity} is read at the radius {radius:g} (sharpness_radius); expected it among "
+            f"the radii of {question.id}, got {list(radii)}"
+        )
 
 
 def _check_reach(question: Question, study: Study, experiment: Experiment, train: int, test: int) -> None:

@@ -69,13 +69,19 @@ def curvature(results: Results) -> Figure:
 
 
 def sharpness(results: Results) -> Figure:
-    """The rise of the loss along the gradient, the momentum and random directions, at the end of training."""
+    """The rise of the loss along directions, at the end of training.
+
+    Along the batch gradient it is the rise of each batch's loss along its own gradient, averaged over the batches.
+    """
     final = results.final("directional_sharpness")
+    there = [str(name) for dataset in final.values() for name in dataset.direction.values]
+    paper = [name for name in ("batch_gradient", "momentum", "random") if name in there]  # Becker et al. 2024, Fig. 4
 
     def along(direction: str) -> Draw:
-        return lambda ax: analyses.compare_directional_sharpness(final, ax, direction=direction)
+        having = {label: dataset for label, dataset in final.items() if direction in dataset.direction.values}
+        return lambda ax: analyses.compare_directional_sharpness(having, ax, direction=direction)
 
-    return panels(along("gradient"), along("momentum"), along("random"))
+    return panels(*map(along, paper or dict.fromkeys(there)))
 
 
 def similarity(results: Results) -> Figure:

@@ -15,11 +15,12 @@ import torch
 from tqdm import tqdm
 
 from analyses.saved import analyze
-from analyses.studies.checks import check
+from analyses.studies.checks import check, check_runs
 from analyses.studies.results import DIVERGED, question_file
-from analyses.studies.study import Method, Question, Study
+from analyses.studies.study import Question, Study
 from analyses.studies.workers import Failure, in_processes
-from landscape.experiment import Experiment
+from landscape import imports
+from landscape.experiment import IMPORTED, Experiment
 from landscape.runs.run import Run
 from landscape.store.atomic_file import write_text
 from landscape.training.training import NonFiniteLoss, train
@@ -28,30 +29,42 @@ from landscape.training.training import NonFiniteLoss, train
 def carry_out(study: Study, directory: Path, *, jobs: int | None = None) -> dict[Path, str]:
     """Train and analyse every run of `study` below `directory`; returns what failed: the run's folder and the reason.
 
-    `jobs` runs go on at once, each in a process of its own with its share of the cores; left out, one for each core.
+    `jobs` runs go on at once, each in a process of its own with its share of this one's threads
+    (`torch.get_num_threads`); left out, one for each core.
     One run that fails does not stop the others; one whose loss diverged is noted as an outcome (`Results.diverged`).
 
     Raises:
         ValueError: The study asks for something there is not; nothing has been trained then.
+        PermissionError: It names code that only its file asks to run (`landscape.imports`); nothing has been trained then.
     """
-    check(study)
+    check(study)  # before anything is trained, what can be known to be wrong
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {jobs}")
     runs = {folder: (method, seed) for method, seed, folder in study.runs(directory)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(jobs or cores, len(runs))
+    # not of the cores: OMP_NUM_THREADS is the user's word; two threads on cores that others use take eight times as long
+    threads = max(1, torch.get_num_threads() // jobs)
+    experiments = {folder: study.experiment_of(method, seed) for folder, (method, seed) in runs.items()}
     tasks = {
-        folder: (study.experiment_of(method, seed).to_toml(), folder, study.questions, max(1, cores // jobs))
-        for folder, (method, seed) in runs.items()
-        if not _whole(study.experiment_of(method, seed), folder, study.questions)  # what is done needs no process
+        folder: (experiment.to_toml(), folder, study.questions, threads)
+        for folder, experiment in experiments.items()
+        if not _whole(experiment, folder, study.questions)  # what is done needs no process
     }
+    check_runs(study, {runs[folder][0].name: runs[folder][0] for folder in tasks}.values())
     failures: dict[Path, Failure] = {}
     with closing(in_processes(_one_run, tasks, at_once=jobs)) as done:
         for folder, failure in tqdm(done, total=len(tasks), desc=study.name, unit="run"):
             if failure is not None:
                 failures[folder] = failure
                 print(f"{folder} failed: {failure}", file=sys.stderr)
-    _note_diverged(directory, {runs[folder]: f for folder, f in failures.items() if f.kind == NonFiniteLoss.__name__})
+    diverged: dict[str, dict[str, str]] = {}
+    for folder, failure in failures.items():
+        if failure.kind == NonFiniteLoss.__name__:
+            method, seed = runs[folder]
+            diverged.setdefault(method.name, {})[str(seed)] = failure.message
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / DIVERGED, tomli_w.dumps(diverged))
     return {folder: str(failure) for folder, failure in failures.items()}
 
 
@@ -72,17 +85,11 @@ def _whole(experiment: Experiment, folder: Path, questions: list[Question]) -> b
         return False
 
 
-def _note_diverged(directory: Path, failures: dict[tuple[Method, int], Failure]) -> None:
-    table: dict[str, dict[str, str]] = {}
-    for (method, seed), failure in failures.items():
-        table.setdefault(method.name, {})[str(seed)] = failure.message
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / DIVERGED, tomli_w.dumps(table))
-
-
 def _one_run(experiment: str, folder: Path, questions: list[Question], threads: int) -> None:
     torch.set_num_threads(threads)
-    run = train(Experiment.from_toml(experiment), folder, progress=False)
+    asked = Experiment.from_toml(experiment)
+    imports.allow(*(getattr(asked, name) for name in IMPORTED))  # the parent has run them: it was allowed to
+    run = train(asked, folder, progress=False)
     for question in questions:
         for step in question.steps_of(run):
             if not question_file(run, question, step).exists():

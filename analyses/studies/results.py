@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import xarray as xr
 
 from analyses.saved import analysis_path, read
 from analyses.studies.study import Question, Study
+from landscape import limited_toml
 from landscape.runs.run import Run
 
 
@@ -48,6 +48,8 @@ class Quantity:
     form: str
     analysis: str | None
     read: Callable[[Results, Run], Number]
+    direction: str | None = None  # of directional sharpness; `side` is the sign of the radius
+    side: int = 0
 
 
 DIVERGED = (
@@ -68,12 +70,10 @@ class Results:
                 run = Run.open(folder)
                 if run.finished and self._answered(run):
                     self.runs[method.name][seed] = run
-        noted = directory / DIVERGED
         self.diverged = {
-            (method, int(seed)): str(reason)
-            for method, seeds in (tomllib.loads(noted.read_text()) if noted.exists() else {}).items()
-            for seed, reason in seeds.items()
-            if int(seed) not in self.runs.get(method, {})
+            (method, seed): reason
+            for (method, seed), reason in _noted(directory / DIVERGED).items()
+            if seed not in self.runs.get(method, {})
         }
         self._asking: dict[str, Question] = {}  # by analysis, where it is asked more than once
         self.labels = {method.name: method.label for method in study.methods if self.runs[method.name]}
@@ -170,6 +170,20 @@ class Results:
         return xr.DataArray(list(self.runs[name]), dims="seed", name="seed")
 
 
+def _noted(file: Path) -> dict[tuple[str, int], str]:
+    """Method and seed of the runs that diverged, with the reason."""
+    if not file.exists():
+        return {}
+    try:
+        table = limited_toml.loads(file.read_text(encoding="utf-8"))
+        return {(method, int(seed)): str(reason) for method, row in table.items() for seed, reason in row.items()}
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{file}: expected tables of seeds and reasons, one for each method: {error}; delete it, and the study's "
+            "command writes it anew"
+        ) from error
+
+
 def _metric(name: str, pick: Callable[[np.ndarray], int]) -> Callable[[Results, Run], Number]:
     def read_metric(results: Results, run: Run) -> Number:
         series = run.metrics[name]
@@ -191,17 +205,23 @@ def _lambda_max(results: Results, run: Run) -> Number:
     return Number(float(value), results.file(run, "top_eigenvalues", step), "/eigenvalue[0]")
 
 
-def _sharpness(direction: str, sign: int) -> Callable[[Results, Run], Number]:
+def _sharpness(label: str, direction: str, side: int, form: str = ".4f") -> Quantity:
+    """S at the study's radius along one direction; the quantity has the direction's name."""
+
     def read_sharpness(results: Results, run: Run) -> Number:
-        step, radius = run.steps[-1], sign * results.study.sharpness_radius
+        step, radius = run.steps[-1], side * results.study.sharpness_radius
         dataset = results.answer(run, "directional_sharpness", step)
         file = results.file(run, "directional_sharpness", step)
         if direction not in dataset.direction.values:
             return Number(float("nan"), file, f"/sharpness has no direction {direction}")
+        if not np.isclose(dataset.radius.values, radius, rtol=0, atol=1e-6).any():
+            return Number(float("nan"), file, f"/sharpness has no radius {radius:g}")
         chosen = dataset["sharpness"].sel(direction=direction).sel(radius=radius, method="nearest", tolerance=1e-6)
         return Number(float(chosen), file, f"/sharpness, direction {direction}, radius {radius:g}")
 
-    return read_sharpness
+    return Quantity(
+        f"sharpness_{direction}", f"sharpness, {label}", "nats", form, SHARPNESS, read_sharpness, direction, side
+    )
 
 
 SHARPNESS = "directional_sharpness"
@@ -210,9 +230,10 @@ QUANTITIES = (
     Quantity("peak_test_accuracy", "test accuracy, peak", "%", ".2%", None, _metric("test_accuracy", np.nanargmax)),
     Quantity("train_loss", "train loss", "nats", ".3f", None, _metric("train_loss", _last)),
     Quantity("lambda_max", "λ_max", "loss/‖θ‖²", ".2f", "top_eigenvalues", _lambda_max),
-    Quantity("sharpness_gradient", "sharpness, gradient", "nats", ".4f", SHARPNESS, _sharpness("gradient", 1)),
-    Quantity("sharpness_momentum", "sharpness, −momentum", "nats", ".4f", SHARPNESS, _sharpness("momentum", -1)),
-    Quantity("sharpness_random", "sharpness, random", "nats", ".5f", SHARPNESS, _sharpness("random", 1)),
+    _sharpness("batch gradient", "batch_gradient", 1),  # Becker et al. 2024, Fig. 4A
+    _sharpness("full gradient", "gradient", 1),
+    _sharpness("−momentum", "momentum", -1),  # Fig. 4B; the step goes along −v
+    _sharpness("random", "random", 1, ".5f"),  # Fig. 4C
     Quantity("gradient_evaluations", "gradients", "batches", ".0f", None, _metric("gradient_evaluations", _last)),
     Quantity("seconds", "training time", "s", ".1f", None, _metric("seconds", _last)),
 )

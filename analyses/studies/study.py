@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from landscape import imports
+from landscape import imports, limited_toml
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
 
@@ -141,8 +140,8 @@ class Study:
     def read(cls, path: Path) -> Study:
         """The study in a TOML file; what is unknown or missing is refused by name."""
         try:
-            content = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
+            content = limited_toml.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # no TOML, or no text
             raise ValueError(f"{path}: expected a study as TOML: {error}") from error
         known = {"title", "about", "seeds", "experiment", "methods", "analyses", "claims", "sharpness_radius"}
         missing = {"title", "seeds", "methods"} - set(content)

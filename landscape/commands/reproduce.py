@@ -1,11 +1,11 @@
-"""`landscape reproduce STUDY [--directory runs/STUDY] [--jobs 2]`."""
+"""`landscape reproduce STUDY [--directory runs/STUDY] [--jobs 2] [--allow package.module:factory]`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from landscape.commands.parser import command_parser, recipe, recipes
+from landscape.commands.parser import add_allow, allow, command_parser, recipe, recipes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -15,7 +15,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("study", help="A packaged study, or a TOML file.")
     parser.add_argument("--directory", type=str | None, default=None, help="Where its runs go; runs/STUDY if left out.")
     parser.add_argument("--jobs", type=int | None, default=None, help="Runs at once; one for each core if left out.")
+    add_allow(parser)
     chosen = parser.parse_args(list(arguments))
+    allow(chosen.allow)
 
     from analyses.studies.report import write_report
     from analyses.studies.reproduction import carry_out

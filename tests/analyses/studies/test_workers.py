@@ -11,17 +11,37 @@ import pytest
 
 PROGRAM = """
 import os, signal, sys, time
+import workers
+workers.GRACE = .3
 def work(how):
     if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
+    if how == "leave": os._exit(3)
     if how == "raise": raise ValueError("wrong")
+    if how == "long": raise ValueError("x" * 1_000_000)  # a pipe holds 65,536
+    if how.startswith("who"): raise ValueError(os.getpid())
+    if how == "ok":
+        while "train" in sys.argv and not os.path.exists("ready"): time.sleep(.01)
     if how == "sleep":
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    if how == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(os.getpid(), flush=True)
         time.sleep(600)
+    if how == "train":
+        with Interruption() as interruption:
+            open("ready", "w").close()
+            while not interruption.requested: time.sleep(.01)
+            time.sleep(.5)
+            print("checkpoint written", flush=True)
+        raise ValueError("interrupted")
+if "train" in sys.argv: from landscape.training.interruption import Interruption
 if __name__ == "__main__":
-    from analyses.studies import workers
-    for key, failure in workers.in_processes(work, {how: (how,) for how in sys.argv[1:]}, at_once=3):
+    done = workers.in_processes(work, {how: (how,) for how in sys.argv[2:]}, at_once=int(sys.argv[1]))
+    for key, failure in done:
         print(key, failure, flush=True)
+        if key == "ok" and "train" in sys.argv: break
+    done.close()
 """
 
 
@@ -31,29 +51,86 @@ def program(tmp_path: Path) -> list[str]:
     return [sys.executable, str(tmp_path / "program.py")]
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+ROOT = Path(__file__).parents[3]
+# the module by itself: its package imports torch, for seconds in every process, and workers need none of it
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'analyses' / 'studies'}{os.pathsep}{ROOT}"}
 
 
-@pytest.mark.slow
-def test_a_killed_worker_fails_its_own_work_alone(program: list[str]) -> None:
+def told(program: list[str], *arguments: str) -> dict[str, str]:
     done = subprocess.run(
-        [*program, "kill", "raise", "ok"], env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+        [*program, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=True
     )
-    told = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert told["ok"] == "None"
-    assert told["raise"] == "ValueError: wrong"
-    assert told["kill"].startswith("killed: its process was ended by SIGKILL")
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
 
-@pytest.mark.slow
-def test_no_worker_outlives_a_killed_parent(program: list[str]) -> None:
-    """Not even one that ignores SIGTERM."""
-    with subprocess.Popen([*program, "sleep"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as parent:
-        worker = int(parent.stdout.readline())  # type: ignore[union-attr]
+def test_one_worker_does_everything_until_it_dies_which_fails_its_own_work_alone(program: list[str]) -> None:
+    """Each kind of end, between answers that name the process: a new one only where the last has died."""
+    found = told(program, "1", "who0", "raise", "long", "who1", "kill", "who2", "leave", "who3", "ok")
+    assert list(found) == ["who0", "raise", "long", "who1", "kill", "who2", "leave", "who3", "ok"]
+    assert found["ok"] == "None"
+    assert found["raise"] == "ValueError: wrong"
+    assert found["long"] == "ValueError: " + "x" * 1_000_000
+    assert found["kill"].startswith("killed: its process was ended by SIGKILL")
+    assert found["leave"].startswith("killed: its process ended with exit code 3")
+    first, second, third, fourth = (found[f"who{i}"] for i in range(4))
+    assert first == second
+    assert len({second, third, fourth}) == 3
+
+
+def test_a_worker_that_dies_between_two_pieces_of_work_costs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without processes: one that refuses its next task is replaced, and the task is done by the next."""
+    from analyses.studies import workers
+
+    made = []
+
+    class Told:
+        def __init__(self, context: object, work: object) -> None:
+            self.pipe, self.tasks = object(), []
+            made.append(self)
+
+        def give(self, task: tuple[str]) -> bool:
+            if self.tasks and self is made[0]:
+                return False
+            self.tasks.append(task)
+            return True
+
+        def answer(self) -> tuple[None, bool]:
+            return None, True
+
+        def leave(self) -> None: ...
+
+    monkeypatch.setattr(workers, "_Worker", Told)
+    monkeypatch.setattr(workers, "wait", list)
+    assert dict(workers.in_processes(print, {i: (i,) for i in range(4)}, at_once=1)) == dict.fromkeys(range(4))
+    assert [worker.tasks for worker in made] == [[(0,)], [(1,), (2,), (3,)]]
+
+
+@pytest.mark.parametrize("how", ["sleep", "deaf", "idle"])
+def test_no_worker_outlives_a_killed_parent(program: list[str], how: str) -> None:
+    """Not one at work, not one that ignores SIGTERM, not one that waits for work while another works."""
+    tasks = ["2", "who", "sleep"] if how == "idle" else ["1", how]
+    with subprocess.Popen([*program, *tasks], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as parent:
+        out = parent.stdout
+        assert out is not None
+        numbers = [int(out.readline().split()[-1]) for _ in tasks[1:]]
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        assert parent.stdout.read() == ""  # type: ignore[union-attr]  # the end of the pipe: nobody holds it any more
+        assert out.read() == ""  # the end of the pipe: nobody holds it any more
     end = time.monotonic() + 60
-    while Path(f"/proc/{worker}").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{worker}").exists()
+    while any(Path(f"/proc/{number}").exists() for number in numbers) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [number for number in numbers if Path(f"/proc/{number}").exists()]
+
+
+def test_left_early_a_worker_gets_one_signal_and_the_time_for_its_checkpoint(program: list[str]) -> None:
+    """A second SIGTERM ends a training without one (`landscape.training.interruption`)."""
+    done = subprocess.run(
+        [*program, "2", "train", "ok"],
+        env=ENVIRONMENT,
+        cwd=Path(program[1]).parent,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["ok None", "checkpoint written"]
