@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from optimizers.core.direction import Still
+from optimizers.core.axes import Still
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 

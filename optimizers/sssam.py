@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from optimizers.core.policy import Bernoulli
+from optimizers.core.policies import Bernoulli
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.ground.signatures import Seed

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch.optim import Optimizer
 
+from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.ground.signatures import checked, close_matches, options_of
-
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
 
 _Method = TypeVar("_Method", bound="type[SharpnessAware]")
 _METHODS: dict[str, tuple[type[SharpnessAware], OptimizerInfo]] = {}
