@@ -1,5 +1,7 @@
 """Sharpness-aware optimizers for PyTorch: a base optimizer × direction × metric × policy × reuse."""
 
+from typing import Any as _Any
+
 from optimizers.adaptive_msam import AdaptiveMSAM as AdaptiveMSAM
 from optimizers.adaptive_msam import Proportional as Proportional
 from optimizers.aesam import AESAM as AESAM
@@ -25,6 +27,7 @@ from optimizers.core.registry import OptimizerInfo as OptimizerInfo
 from optimizers.core.registry import available as available
 from optimizers.core.registry import create as create
 from optimizers.core.registry import describe as describe
+from optimizers.core.registry import discover as _discover
 from optimizers.core.registry import register as register
 from optimizers.core.sharpness_aware import SharpnessAware as SharpnessAware
 from optimizers.esam import ESAM as ESAM
@@ -62,3 +65,12 @@ from optimizers.vsam import VSAM as VSAM
 from optimizers.vsam import VarianceWindow as VarianceWindow
 from optimizers.wsam import WSAM as WSAM
 from optimizers.wsam import Weighted as Weighted
+
+
+def __getattr__(name: str) -> _Any:
+    """A public name of a method's file that nobody has written above: such a file needs no line here."""
+    if not name.startswith("_"):
+        for module in _discover():
+            if getattr(vars(module).get(name), "__module__", None) == module.__name__:
+                return vars(module)[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 from torch.optim import Optimizer
@@ -73,8 +76,16 @@ def register(
     return enter
 
 
+def discover() -> list[ModuleType]:
+    """Import every paper's file of this package, new ones too: a file with a decorator is all that a method needs."""
+    package = importlib.import_module(__name__.split(".")[0])
+    files = [found.name for found in pkgutil.iter_modules(package.__path__) if not found.ispkg]
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in files]
+
+
 def available() -> tuple[str, ...]:
     """The names of all methods, sorted."""
+    discover()
     return tuple(sorted(_METHODS))
 
 
@@ -93,6 +104,8 @@ def create(name: str, base: Optimizer, **hyperparameters: Any) -> SharpnessAware
 
 def describe(name: str) -> OptimizerInfo:
     """What is known of the method called `name`."""
+    if name not in _METHODS:
+        discover()
     if name not in _METHODS:
         hint = close_matches([name], available())
         raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(available())}{hint}")

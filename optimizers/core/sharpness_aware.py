@@ -45,12 +45,12 @@ class SharpnessAware(Optimizer):
     `rho_schedule(group)` gives each group its ρ before every step, for example `FollowLearningRate`.
     `m` gives every m examples of a batch their own perturbation and averages the gradients (m-sharpness).
     `no_sync` is for DistributedDataParallel: without it every replica climbs along the averaged gradient, with
-    `no_sync=model.no_sync` each along that of its own examples. The weights stay equal either way. `model` is needed only where layers must be known and are not found (it says so): choices by name, `gc.freeze()`.
+    `no_sync=model.no_sync` each along that of its own examples. The weights stay equal either way. `model` is needed only
+    where layers must be known and are not found (it says so): choices by name, `gc.freeze()`.
 
     BatchNorm: running statistics come from the first pass of a step; extra passes use batch statistics and write none.
     Cost: two gradients a step, one where the direction needs no gradient at w or the policy says so, counted in
-    `gradient_evaluations`. Memory: one copy of the perturbed parameters while they are perturbed.
-    Raises `ValueError` for a negative ρ where it has no meaning.
+    `gradient_evaluations`. Memory: one copy of the perturbed parameters while they are. `ValueError` for a senseless ρ.
     """
 
     rho_range: ClassVar[tuple[float, float] | None] = None
