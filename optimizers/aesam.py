@@ -61,6 +61,7 @@ class LongGradient(Policy):
 
 @register(
     "aesam",
+    gradients=lambda steps: range(steps, 2 * steps + 1),
     cost="1 + the share of long gradients",
     state="1 during the step",
     reference="Jiang et al. 2023",

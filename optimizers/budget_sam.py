@@ -64,6 +64,8 @@ class Budget(Policy):
 
 @register(
     "budget_sam",
+    copies=(1, 2),
+    gradients=lambda steps: range(math.ceil(1.3 * steps - 1), math.floor(1.3 * steps + 1) + 1),
     cost="any number from 1 to 2, exactly (1.3)",
     state="1, and 2 on steps that climb",
     reference="this toolkit",

@@ -56,6 +56,8 @@ class RandomTensors(Metric):
 
 @register(
     "esam",
+    forward_passes=lambda steps: (3 * steps,),
+    needs_batch=True,
     cost="1 + γ, and one forward pass",
     state="β during the step",
     reference="Du et al. 2022",

@@ -74,7 +74,14 @@ class Friendly(Direction):
         return Ascent(step.clean.parameters, vectors, disposable=True)
 
 
-@register("fsam", cost="2", state="1, and 1 during the step", reference="Li et al. 2024 (F-SAM)", rho_range=(0.05, 0.5))
+@register(
+    "fsam",
+    copies=(1, 2),
+    cost="2",
+    state="1, and 1 during the step",
+    reference="Li et al. 2024 (F-SAM)",
+    rho_range=(0.05, 0.5),
+)
 class FSAM(SharpnessAware):
     """Perturb along the minibatch's own part of the gradient: d = g − σ m, ε = ρ d/‖d‖. ρ = 0.2 (CIFAR-100)."""
 

@@ -70,6 +70,8 @@ class Orthogonal(Reuse):
 
 @register(
     "looksam",
+    copies=(1, 2),
+    gradients=lambda steps: (steps + -(-steps // 5),),
     cost="1 + 1/k",
     state="1, and 2 on every k-th step",
     reference="Liu et al. 2022",

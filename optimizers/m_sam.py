@@ -29,7 +29,15 @@ from optimizers.core.step import Step
 
 
 @register(
-    "m_sam", cost="2", state="2 during the step (n/m by vmap)", reference="Foret et al. 2021", rho_range=(0.02, 0.5)
+    "m_sam",
+    forward_passes=lambda steps: (4 * steps,),
+    copies=(0, 2),
+    needs_batch=True,
+    example={"m": 8},
+    cost="2",
+    state="2 during the step (n/m by vmap)",
+    reference="Foret et al. 2021",
+    rho_range=(0.02, 0.5),
 )
 class MicroSAM(SharpnessAware):
     """One perturbation for every m examples, the gradients averaged; `vectorize=True` takes them all at once."""

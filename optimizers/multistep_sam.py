@@ -137,6 +137,7 @@ class Climb(Direction):
 
 @register(
     "multistep_sam",
+    gradients=lambda steps: (4 * steps,),
     cost="n + 1",
     state="3 during the step",
     reference="Foret et al. 2021",

@@ -66,6 +66,10 @@ class ThroughAscent(Reuse):
 
 @register(
     "second_order_sam",
+    gradients=lambda steps: (4 * steps,),
+    forward_passes=lambda steps: (3 * steps,),
+    copies=(0, 3),
+    needs_batch=True,
     cost="4 (one of them a Hessian product)",
     state="3 during the step",
     reference="Foret et al. 2021",

@@ -39,7 +39,14 @@ class Averaged(Direction):
         return Ascent(step.clean.parameters, gradient_average.averages(step.optimizer, step.clean.parameters))
 
 
-@register("vasso", cost="2", state="1, and 1 during the step", reference="Li and Giannakis 2023", rho_range=(0.02, 0.5))
+@register(
+    "vasso",
+    copies=(1, 2),
+    cost="2",
+    state="1, and 1 during the step",
+    reference="Li and Giannakis 2023",
+    rho_range=(0.02, 0.5),
+)
 class VaSSO(SharpnessAware):
     """Perturb along a running average of the gradients: m ← (1−θ)m + θg, ε = ρ m/‖m‖."""
 

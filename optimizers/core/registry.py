@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.ground.signatures import checked, close_matches, options_of
 
 _Method = TypeVar("_Method", bound="type[SharpnessAware]")
+Counts = Callable[[int], Sequence[int]]
 _METHODS: dict[str, tuple[type[SharpnessAware], OptimizerInfo]] = {}
 
 
@@ -37,6 +38,16 @@ class OptimizerInfo:
     """The radii that the paper uses; far outside of them a warning is given."""
     lengths: dict[str, float]
     """Options counted in steps that follow the length of a training, in epochs of it; infinity is all of it."""
+    gradients: Counts
+    """Gradients in so many steps with the default options: the numbers that are possible, one where it is exact."""
+    forward_passes: Counts
+    """Forward passes in so many steps, likewise."""
+    copies: tuple[int, int]
+    """Copies of the parameters held between steps, and at most during one, beside the base's and the gradient."""
+    needs_batch: bool
+    """Whether it looks into the batch, so that a plain closure is not enough."""
+    example: dict[str, Any]
+    """Options with which a batch of 16 examples shows what is particular to the method."""
 
 
 def register(
@@ -48,8 +59,18 @@ def register(
     closure_free: bool = False,
     rho_range: tuple[float, float] | None = None,
     lengths: dict[str, float] | None = None,
+    gradients: Counts | None = None,
+    forward_passes: Counts | None = None,
+    copies: tuple[int, int] = (0, 1),
+    needs_batch: bool = False,
+    example: dict[str, Any] | None = None,
 ) -> Callable[[_Method], _Method]:
-    """Enter a class `X(base, **hyperparameters)` under `name`; summary and defaults come from the class itself."""
+    """Enter a class `X(base, **hyperparameters)` under `name`; summary and defaults come from the class itself.
+
+    What a method costs and needs is said here, once, and read by the README, the tests and planners. Unsaid, a step takes
+    two gradients, or one where it is `closure_free`, and as many forward passes.
+    """
+    counted: Counts = gradients or (lambda steps: (steps if closure_free else 2 * steps,))
 
     def enter(method: _Method) -> _Method:
         if name in _METHODS:
@@ -67,6 +88,11 @@ def register(
                 closure_free=closure_free,
                 rho_range=rho_range,
                 lengths=lengths or {},
+                gradients=counted,
+                forward_passes=forward_passes or counted,
+                copies=copies,
+                needs_batch=needs_batch,
+                example=example or {},
             ),
         )
         method.rho_range = rho_range
