@@ -16,17 +16,17 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.direction import Ascent
-from optimizers.core.metric import Metric
+from optimizers.core.axes import Metric
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 from optimizers.msam import Momentum
 
 
 class Proportional(Metric):
     """ε = ρ |w|⊙d/‖|w|⊙d‖."""
 
-    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+    def __call__(self, step: Step, ascent: Ascent) -> Ascent:
         """|w|⊙d and its norm."""
         if not ascent.parameters:
             return ascent

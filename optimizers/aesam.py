@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
-from optimizers.core.gradients import Gradient
-from optimizers.core.policy import Policy
+from optimizers.core.axes import Policy
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 from optimizers.ground.signatures import at_least, from_up_to
 
 
@@ -42,23 +42,26 @@ class LongGradient(Policy):
         self.mean = 0.0
         self.variance = 0.0
 
-    def ascend(self, optimizer: SharpnessAware, clean: Gradient) -> bool:
+    def decides(self, step: Step) -> bool:
         """Whether the gradient is long; never where it is not finite, which leaves the averages alone."""
-        square = float(clean.norm) ** 2
+        square = float(step.clean.norm) ** 2
         # halfway, for ever, where nobody said how long the training will be
         progress = 0.5 if self.total_steps is None else min(self.steps / self.total_steps, 1.0)
-        self.steps += 1
+        later = step.later(self)
+        later["steps"] = self.steps + 1
         if not math.isfinite(square):
-            optimizer.count_skipped_ascent()
+            step.optimizer.count_skipped_ascent()
             return False
-        self.mean = self.delta * self.mean + (1 - self.delta) * square
-        self.variance = self.delta * self.variance + (1 - self.delta) * (square - self.mean) ** 2
+        mean = self.delta * self.mean + (1 - self.delta) * square
+        variance = self.delta * self.variance + (1 - self.delta) * (square - mean) ** 2
+        later.update(mean=mean, variance=variance)
         threshold = progress * self.lambda_1 + (1 - progress) * self.lambda_2
-        return square >= self.mean + threshold * math.sqrt(self.variance)
+        return square >= mean + threshold * math.sqrt(variance)
 
 
 @register(
     "aesam",
+    gradients=lambda steps: range(steps, 2 * steps + 1),
     cost="1 + the share of long gradients",
     state="1 during the step",
     reference="Jiang et al. 2023",

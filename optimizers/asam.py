@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.direction import Ascent
-from optimizers.core.metric import Metric
+from optimizers.core.axes import Metric
 from optimizers.core.owners import names, owners
 from optimizers.core.registry import register
+from optimizers.core.seen import Seen
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 from optimizers.ground.signatures import at_least
 
 Adapts = Literal["all but biases", "weights"]
@@ -45,9 +46,9 @@ class Adaptive(Metric):
         """`eta`, for each parameter group."""
         return {"eta": self.eta}
 
-    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+    def __call__(self, step: Step, ascent: Ascent) -> Ascent:
         """T² d and ‖T d‖."""
-        stretch = self._stretch(optimizer, ascent.parameters)
+        stretch = self._stretch(step.optimizer, ascent.parameters)
         if not ascent.parameters:
             return ascent
         vectors = [norms.widened(vector) for vector in ascent.vectors]  # |w|·g of small numbers is 0 in float16
@@ -56,7 +57,7 @@ class Adaptive(Metric):
         torch._foreach_mul_(stretched, stretch)
         return Ascent(ascent.parameters, stretched, scale, disposable=True)
 
-    def _stretch(self, optimizer: SharpnessAware, parameters: list[Tensor]) -> list[Tensor]:
+    def _stretch(self, optimizer: Seen, parameters: list[Tensor]) -> list[Tensor]:
         if any(parameter not in self._still for parameter in parameters):
             if self.adapts == "weights":
                 called = names(optimizer, parameters)

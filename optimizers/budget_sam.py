@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers.core.gradients import BothGradients, Gradient
-from optimizers.core.policy import Policy
+from optimizers.core.axes import Policy
 from optimizers.core.psf import DecayedPSF
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 
 _MEMORY = 0.9  # of the mean score
 
@@ -44,29 +44,28 @@ class Budget(Policy):
         self.mean_score = 0.0
         self.length = torch.zeros(())  # ‖h‖ of the last climb
 
-    def ascend(self, optimizer: SharpnessAware, clean: Gradient) -> bool:
+    def decides(self, step: Step) -> bool:
         """Whether the predicted error is worth a gradient at the present price."""
-        self.credit += self.per_step - 1
-        self.age += 1
-        score = self.age * float(self.length.to(clean.norm.device) / clean.norm)
+        credit, age, mean = self.credit + (self.per_step - 1), self.age + 1, self.mean_score
+        score = age * float(self.length.to(step.clean.norm.device) / step.clean.norm)
         if not math.isfinite(score):
             score = 0.0
-        climb = self.credit >= 1 or (
-            self.credit > 0 and (self.mean_score == 0 or score * self.credit >= (1 - self.credit) * self.mean_score)
-        )
+        climb = credit >= 1 or (credit > 0 and (mean == 0 or score * credit >= (1 - credit) * mean))
         if climb:
-            self.mean_score = score if self.mean_score == 0 else _MEMORY * self.mean_score + (1 - _MEMORY) * score
-            self.credit -= 1
-            self.age = 0
+            mean = score if mean == 0 else _MEMORY * mean + (1 - _MEMORY) * score
+            credit, age = credit - 1, 0
+        step.later(self).update(credit=credit, age=age, mean_score=mean)
         return climb
 
-    def learn(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+    def after_ascent(self, step: Step) -> None:
         """Keep ‖h‖, on the device."""
-        self.length = both.psf.norm
+        step.later(self)["length"] = step.psf.norm
 
 
 @register(
     "budget_sam",
+    copies=(1, 2),
+    gradients=lambda steps: range(math.ceil(1.3 * steps - 1), math.floor(1.3 * steps + 1) + 1),
     cost="any number from 1 to 2, exactly (1.3)",
     state="1, and 2 on steps that climb",
     reference="this toolkit",

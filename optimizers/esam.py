@@ -22,11 +22,11 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import draws
+from optimizers.core.axes import Euclidean, Metric
 from optimizers.core.closures import Closure, batch_closure
-from optimizers.core.direction import Ascent
-from optimizers.core.metric import Euclidean, Metric
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 from optimizers.ground.signatures import Seed
 
 
@@ -40,13 +40,13 @@ class RandomTensors(Metric):
         self.seed = seed
         self._whole = Euclidean()
 
-    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+    def __call__(self, step: Step, ascent: Ascent) -> Ascent:
         """The chosen tensors, over β times the norm of all."""
-        ascent = self._whole(optimizer, ascent)
+        ascent = self._whole(step, ascent)
         if self.beta == 1 or not ascent.parameters:
             return ascent
         # on the host: no two replicas choose differently, and nothing waits for the device
-        generator = draws.generator(self.seed, optimizer.gradient_evaluations)
+        generator = draws.generator(self.seed, step.optimizer.gradient_evaluations)
         chosen = torch.rand(len(ascent.parameters), generator=generator) < self.beta
         moved = [(p, v) for p, v, move in zip(ascent.parameters, ascent.vectors, chosen.tolist(), strict=True) if move]
         assert isinstance(ascent.scale, torch.Tensor)
@@ -56,6 +56,8 @@ class RandomTensors(Metric):
 
 @register(
     "esam",
+    forward_passes=lambda steps: (3 * steps,),
+    needs_batch=True,
     cost="1 + γ, and one forward pass",
     state="β during the step",
     reference="Du et al. 2022",
@@ -81,11 +83,14 @@ class ESAM(SharpnessAware):
         self.gamma = gamma
         super().__init__(base, rho=rho, metric=RandomTensors(beta=beta, seed=seed), **options)
 
-    def _check_closure(self, closure: Closure) -> None:
+    def check_closure(self, closure: Closure) -> None:
+        """Refuse a closure without its examples, where some are to be chosen."""
         if self.gamma < 1:
             batch_closure(closure, f"ESAM with gamma={self.gamma} chooses examples by their losses")
 
-    def _descent_closure(self, closure: Closure) -> Closure:
+    def descent_closure(self, step: Step) -> Closure:
+        """The examples whose loss rose most."""
+        closure = super().descent_closure(step)
         if self.gamma == 1:
             return closure
         batch = batch_closure(closure, "ESAM")

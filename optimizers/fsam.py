@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimizers.core import gradient_average, tracking
-from optimizers.core.direction import Ascent, Direction
-from optimizers.core.gradients import Gradient
+from optimizers.core.axes import Direction
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 
 
 class Friendly(Direction):
@@ -47,34 +47,41 @@ class Friendly(Direction):
         self.gain = tracking.initial(0.1)
         self._new: set[Tensor] = set()
 
-    def observe(self, optimizer: SharpnessAware, clean: Gradient) -> None:
+    def observe(self, step: Step) -> None:
         """Move the average towards g: m ← m + (1−λ)(g − m), starting from m = g."""
         weight: float | Tensor
         if self.lmbda == "auto":
-            self.gain = tracking.follow(
-                optimizer, clean, gradient_average.averages(optimizer, clean.parameters), self.gain
-            )
-            weight = self.gain[0]
+            before = gradient_average.averages(step.optimizer, step.clean.parameters)
+            later = step.later(self)
+            later["gain"] = tracking.follow(step.optimizer, step.clean, before, later.get("gain", self.gain))
+            weight = later["gain"][0]
         else:
             weight = 1 - self.lmbda
-        self._new = gradient_average.update(optimizer, clean, weight, from_zero=False)
+        self._new = gradient_average.update(step.optimizer, step.clean, weight, from_zero=False)
 
-    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+    def __call__(self, step: Step) -> Ascent:
         """g − σ m_t, or g − σ m_{t−1} with m_{t−1} = (m_t − (1−λ) g)/λ; g itself where there was no m before."""
         own, common = 1.0, -self.sigma
         if self.previous and self.lmbda != "auto":
             own, common = 1 + self.sigma * (1 - self.lmbda) / self.lmbda, -self.sigma / self.lmbda
-        vectors = clean.tensors if clean.disposable else [gradient.clone() for gradient in clean.tensors]
-        averages = gradient_average.averages(optimizer, clean.parameters)
-        known = [i for i, parameter in enumerate(clean.parameters) if parameter not in self._new]
+        vectors = step.clean.tensors if step.clean.disposable else [gradient.clone() for gradient in step.clean.tensors]
+        averages = gradient_average.averages(step.optimizer, step.clean.parameters)
+        known = [i for i, parameter in enumerate(step.clean.parameters) if parameter not in self._new]
         if known and own != 1:
             torch._foreach_mul_([vectors[i] for i in known], own)
         if known:
             torch._foreach_add_([vectors[i] for i in known], [averages[i] for i in known], alpha=common)
-        return Ascent(clean.parameters, vectors, disposable=True)
+        return Ascent(step.clean.parameters, vectors, disposable=True)
 
 
-@register("fsam", cost="2", state="1, and 1 during the step", reference="Li et al. 2024 (F-SAM)", rho_range=(0.05, 0.5))
+@register(
+    "fsam",
+    copies=(1, 2),
+    cost="2",
+    state="1, and 1 during the step",
+    reference="Li et al. 2024 (F-SAM)",
+    rho_range=(0.05, 0.5),
+)
 class FSAM(SharpnessAware):
     """Perturb along the minibatch's own part of the gradient: d = g − σ m, ε = ρ d/‖d‖. ρ = 0.2 (CIFAR-100)."""
 

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.gradients import BothGradients
+from optimizers.core.axes import Reuse
 from optimizers.core.radius import FollowLearningRate
 from optimizers.core.registry import register
-from optimizers.core.reuse import Reuse
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 from optimizers.ground.signatures import at_least
 
 
@@ -31,9 +31,9 @@ class SurrogateGap(Reuse):
     def __init__(self, *, alpha: float = 0.4) -> None:
         self.alpha = alpha
 
-    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+    def after_ascent(self, step: Step) -> None:
         """(1 + α⟨g, g_s⟩/‖g_s‖²) g_s − α g, in place."""
-        parameters, clean, descent = both.pairs
+        parameters, clean, descent = step.pairs
         square = norms.dot(descent, descent, parameters)
         along = norms.dot(clean, descent, parameters) * norms.inverse(square)
         clean = norms.finite_or_zero(clean, square.isfinite())
@@ -45,7 +45,9 @@ class SurrogateGap(Reuse):
                 g_s.copy_(mixed)
 
 
-@register("gsam", cost="2", state="2 during the step", reference="Zhuang et al. 2022", rho_range=(0.02, 1.0))
+@register(
+    "gsam", copies=(0, 2), cost="2", state="2 during the step", reference="Zhuang et al. 2022", rho_range=(0.02, 1.0)
+)
 class GSAM(SharpnessAware):
     """Close the surrogate gap too: d = g_s − α g_⊥; ρ may follow the learning rate."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from optimizers.core.policy import Between
+from optimizers.core.policies import Between
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 

@@ -18,11 +18,11 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.gradients import BothGradients, Gradient
-from optimizers.core.policy import EveryK
+from optimizers.core.axes import Reuse, in_place
+from optimizers.core.policies import EveryK
 from optimizers.core.registry import register
-from optimizers.core.reuse import Reuse, in_place
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 from optimizers.ground.signatures import at_least
 
 _KEY = "orthogonal_part"
@@ -37,33 +37,41 @@ class Orthogonal(Reuse):
         self.alpha = alpha
         self.length = torch.zeros(())  # ‖g_v‖
 
-    def before_ascent(self, optimizer: SharpnessAware) -> None:
+    def before_ascent(self, step: Step) -> None:
         """Drop what a new ascent replaces."""
-        for state in optimizer.state.values():
+        for state in step.optimizer.state.values():
             state.pop(_KEY, None)
 
-    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+    def after_ascent(self, step: Step) -> None:
         """Keep g_v; descend along g_s."""
-        parameters, clean, descent = both.pairs
+        parameters, clean, descent = step.pairs
         along = norms.dot(descent, clean, parameters) * norms.inverse(norms.norm(clean, parameters)).square()
         kept = norms.finite_or_zero(descent, along.isfinite())
         along = along.nan_to_num(0.0, 0.0, 0.0)
         for parameter, g_s, g in zip(parameters, kept, clean, strict=True):
             part = g_s.clone()
             norms.add_scaled(part, g, -along)
-            optimizer.state[parameter][_KEY] = part
-        self.length = norms.norm([optimizer.state[parameter][_KEY] for parameter in parameters], parameters)
+            step.optimizer.state[parameter][_KEY] = part
+        step.later(self)["length"] = norms.norm(
+            [step.optimizer.state[parameter][_KEY] for parameter in parameters], parameters
+        )
 
-    def without_ascent(self, optimizer: SharpnessAware, clean: Gradient) -> None:
+    def without_ascent(self, step: Step) -> None:
         """d = g + α (‖g‖/‖g_v‖) g_v."""
-        factor = self.alpha * clean.norm.nan_to_num(0.0, 0.0, 0.0) * norms.inverse(self.length.to(clean.norm.device))
-        for parameter, g in zip(clean.parameters, in_place(clean), strict=True):
-            if _KEY in optimizer.state[parameter]:
-                norms.add_scaled(g, optimizer.state[parameter][_KEY], factor)
+        factor = (
+            self.alpha
+            * step.clean.norm.nan_to_num(0.0, 0.0, 0.0)
+            * norms.inverse(self.length.to(step.clean.norm.device))
+        )
+        for parameter, g in zip(step.clean.parameters, in_place(step.clean), strict=True):
+            if _KEY in step.optimizer.state[parameter]:
+                norms.add_scaled(g, step.optimizer.state[parameter][_KEY], factor)
 
 
 @register(
     "looksam",
+    copies=(1, 2),
+    gradients=lambda steps: (steps + -(-steps // 5),),
     cost="1 + 1/k",
     state="1, and 2 on every k-th step",
     reference="Liu et al. 2022",

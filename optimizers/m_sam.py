@@ -24,12 +24,20 @@ from torch.optim import Optimizer
 from optimizers.core import norms
 from optimizers.core.closures import BatchClosure, Closure, batch_closure
 from optimizers.core.registry import register
-from optimizers.core.scaling import Scaling
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 
 
 @register(
-    "m_sam", cost="2", state="2 during the step (n/m by vmap)", reference="Foret et al. 2021", rho_range=(0.02, 0.5)
+    "m_sam",
+    forward_passes=lambda steps: (4 * steps,),
+    copies=(0, 2),
+    needs_batch=True,
+    example={"m": 8},
+    cost="2",
+    state="2 during the step (n/m by vmap)",
+    reference="Foret et al. 2021",
+    rho_range=(0.02, 0.5),
 )
 class MicroSAM(SharpnessAware):
     """One perturbation for every m examples, the gradients averaged; `vectorize=True` takes them all at once."""
@@ -38,13 +46,14 @@ class MicroSAM(SharpnessAware):
         if m < 1:
             raise ValueError(f"expected at least one example a micro-batch, got m={m}")
         self.vectorize = vectorize
-        super().__init__(base, rho=rho, micro_batch=m)
+        super().__init__(base, rho=rho, m=m)
 
-    def _check_closure(self, closure: Closure) -> None:
+    def check_closure(self, closure: Closure) -> None:
+        """Refuse what cannot be split, or, at once, not be mapped over."""
         batch = batch_closure(closure, "m-SAM splits the batch")
         if self.vectorize and isinstance(batch.model, DistributedDataParallel):
             raise ValueError("vectorize=True bypasses DistributedDataParallel's averaging; use vectorize=False")
-        if self.vectorize and any(map(norms.is_sharded, self._parameters)):
+        if self.vectorize and any(map(norms.is_sharded, self.parameters)):
             raise ValueError(
                 "vectorize=True needs whole parameters, and these are sharded (FSDP2); use vectorize=False"
             )
@@ -54,20 +63,19 @@ class MicroSAM(SharpnessAware):
                 "would have to share; use vectorize=False"
             )
 
-    def _gather(self, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
-        whole = closure if again is None else again
-        assert whole is not None
-        batch = batch_closure(whole, "m-SAM splits the batch")
-        self._check_closure(batch)
-        size = self.micro_batch or len(batch)
-        if self.vectorize and self._perturbs and len(batch) % size == 0 and scaling.scaler is None:
-            return _all_at_once(self, batch, size)
-        return super()._gather(closure, scaling, again)
+    def gather(self, step: Step, closure: Closure | None, *, gathered: bool) -> Any:
+        """The passes of all micro-batches, at once where that was asked for and they are equal."""
+        batch = batch_closure(step.closure, "m-SAM splits the batch")
+        self.check_closure(batch)
+        size = self.m or len(batch)
+        if self.vectorize and self.perturbs and len(batch) % size == 0 and step.scaling is None:
+            return _all_at_once(step, batch, size)
+        return super().gather(step, closure, gathered=gathered)
 
 
-def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> Tensor:
+def _all_at_once(step: Step, batch: BatchClosure, size: int) -> Tensor:
     """The mean descent direction of equal micro-batches into `.grad`; returns the mean loss."""
-    radius = optimizer.radius
+    radius = step.optimizer.radius
     weights = {name: p.detach() for name, p in batch.model.named_parameters() if p in radius and p.requires_grad}
     radii = {name: radius[p] for name, p in batch.model.named_parameters() if name in weights}
 
@@ -93,6 +101,6 @@ def _all_at_once(optimizer: SharpnessAware, batch: BatchClosure, size: int) -> T
     for name, parameter in batch.model.named_parameters():
         if name in gradients:
             parameter.grad = gradients[name].mean(0)
-    optimizer.count_skipped_ascent((~finite).sum())
-    optimizer.gradient_evaluations += 2
+    step.optimizer.count_skipped_ascent((~finite).sum())
+    step.count(2)
     return values.mean()

@@ -25,12 +25,12 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.direction import Ascent, Direction
-from optimizers.core.displacement import Displacement
-from optimizers.core.gradients import Gradient
+from optimizers.core.axes import Direction
 from optimizers.core.moments import check_moments, moment
 from optimizers.core.registry import register
+from optimizers.core.seen import Seen
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 
 
 class Momentum(Direction):
@@ -46,7 +46,7 @@ class Momentum(Direction):
             raise ValueError(f'expected weight_decay_at "clean" or "perturbed", got {weight_decay_at!r}')
         self.weight_decay_at = weight_decay_at
 
-    def bind(self, optimizer: SharpnessAware) -> None:
+    def bind(self, optimizer: Seen) -> None:
         """Refuse a base that keeps no momentum: there would be nothing to climb along."""
         super().bind(optimizer)
         for index, group in enumerate(optimizer.param_groups):
@@ -55,33 +55,33 @@ class Momentum(Direction):
                     f"expected a base optimizer with momentum to climb along, got {type(optimizer.base).__name__} "
                     f"with momentum=0 in parameter group {index}; give it, for example, momentum=0.9"
                 )
-        check_moments(optimizer.base, optimizer._parameters)
+        check_moments(optimizer.base, optimizer.parameters)
         if self.weight_decay_at == "perturbed" and not isinstance(optimizer.base, torch.optim.SGD):
             raise ValueError(
                 'weight_decay_at="perturbed" is for the coupled decay of torch.optim.SGD, as in the authors\' code; '
                 f"got {type(optimizer.base).__name__}"
             )
 
-    def leave(self, optimizer: SharpnessAware, displacement: Displacement) -> None:
+    def before_return(self, step: Step) -> None:
         """g + λε, to which the base adds λw: coupled weight decay at w + ε, if that is wished."""
-        if self.weight_decay_at == "clean":
+        if self.weight_decay_at == "clean" or step.displacement is None:
             return
         decay = {
             p: -group["weight_decay"] if group["maximize"] else group["weight_decay"]  # the base turns g + λε around
-            for group in optimizer.param_groups
+            for group in step.optimizer.param_groups
             for p in group["params"]
         }
-        for parameter, clean in zip(displacement.parameters, displacement.clean, strict=True):
+        for parameter, clean in zip(step.displacement.parameters, step.displacement.clean, strict=True):
             if parameter.grad is not None:
                 (gradient, here) = norms.shards([parameter.grad, parameter])
                 gradient.add_(here - clean, alpha=decay[parameter])
 
-    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+    def __call__(self, step: Step) -> Ascent:
         """The first moments of all trainable parameters that have one."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        moments = [(p, v) for p in parameters if (v := moment(optimizer.base, p)) is not None]
+        parameters = [p for group in step.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        moments = [(p, v) for p in parameters if (v := moment(step.optimizer.base, p)) is not None]
         if not moments:
-            check_moments(optimizer.base, parameters)
+            check_moments(step.optimizer.base, parameters)
         return Ascent([p for p, _ in moments], norms.shards([v for _, v in moments]))
 
 

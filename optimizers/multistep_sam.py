@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.direction import Ascent, Direction
-from optimizers.core.displacement import Displacement
-from optimizers.core.gradients import Gradient
-from optimizers.core.metric import Euclidean, Metric
+from optimizers.core.axes import Direction, Euclidean, Metric
 from optimizers.core.registry import register
+from optimizers.core.seen import Seen
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Displacement, Step
 from optimizers.ground.signatures import unbounded
 
 
@@ -37,10 +36,10 @@ class Ball(Metric):
             raise ValueError(f"expected p in {{1, 2, inf}}, got {p}")
         self.p = p
 
-    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+    def __call__(self, step: Step, ascent: Ascent) -> Ascent:
         """d/‖d‖, sign(d), or the sign at the largest entries (shared equally among equals)."""
         if self.p == 2 or not ascent.parameters:
-            return Euclidean()(optimizer, ascent)
+            return Euclidean()(step, ascent)
         if any(map(norms.is_sharded, ascent.parameters)):
             raise ValueError(f"p = {self.p} needs the largest entry of all shards, which is not available; use p = 2")
         longest = torch.stack([vector.abs().max() for vector in ascent.vectors]).max()
@@ -83,33 +82,41 @@ class Climb(Direction):
         if not 0 < self.stride <= 1:
             raise ValueError(f"expected a stride in (0, 1] of the radius, got {stride}")
 
-    def bind(self, optimizer: SharpnessAware) -> None:
+    def bind(self, optimizer: Seen) -> None:
         """Refuse a metric that knows no projection."""
         super().bind(optimizer)
-        if not isinstance(optimizer.metric, Ball):
+        if not isinstance(optimizer.axes["metric"], Ball):
             raise ValueError(
                 "several steps of ascent are projected onto a ball: expected metric=Ball(p), got "
-                f"{type(optimizer.metric).__name__}"
+                f"{type(optimizer.axes['metric']).__name__}"
             )
 
-    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+    def __call__(self, step: Step) -> Ascent:
         """The first step."""
-        self._radius(optimizer)
-        return Ascent(clean.parameters, clean.tensors, clean.norm, disposable=clean.disposable, fraction=self.stride)
+        self._radius(step.optimizer)
+        return Ascent(
+            step.clean.parameters,
+            step.clean.tensors,
+            step.clean.norm,
+            disposable=step.clean.disposable,
+            fraction=self.stride,
+        )
 
-    def refine(self, optimizer: SharpnessAware, displacement: Displacement, evaluate: Callable[[], object]) -> None:
+    def at_perturbed(self, step: Step, evaluate: Callable[[], object]) -> None:
         """The other steps."""
-        for _ in range(self.steps - 1 if displacement.parameters else 0):
+        assert step.displacement is not None
+        for _ in range(self.steps - 1 if step.displacement.parameters else 0):
             evaluate()
-            self._move_on(optimizer, displacement)
+            self._move_on(step, step.displacement)
 
-    def _move_on(self, optimizer: SharpnessAware, displacement: Displacement) -> None:
-        ball, rho = optimizer.metric, self._radius(optimizer)
+    def _move_on(self, step: Step, displacement: Displacement) -> None:
+        optimizer = step.optimizer
+        ball, rho = optimizer.axes["metric"], self._radius(optimizer)
         assert isinstance(ball, Ball)
         parameters, clean = displacement.parameters, displacement.clean
         here = norms.shards(parameters)
         gradients = norms.shards([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
-        ascent = ball(optimizer, Ascent(parameters, gradients))
+        ascent = ball(step, Ascent(parameters, gradients))
         assert isinstance(ascent.scale, Tensor)
         finite = ascent.scale.isfinite()
         optimizer.count_skipped_ascent((~finite).int())
@@ -121,7 +128,7 @@ class Climb(Direction):
             norms.add_scaled(there, u, factor * radii[parameter])
         torch._foreach_copy_(here, torch._foreach_add(clean, ball.project(moved, parameters, rho)))
 
-    def _radius(self, optimizer: SharpnessAware) -> float:
+    def _radius(self, optimizer: Seen) -> float:
         radii = {group["rho"] for group in optimizer.param_groups}
         if len(radii) > 1:
             raise ValueError(f"several steps of ascent have one ball: expected one rho, got {sorted(radii)}")
@@ -130,6 +137,7 @@ class Climb(Direction):
 
 @register(
     "multistep_sam",
+    gradients=lambda steps: (4 * steps,),
     cost="n + 1",
     state="3 during the step",
     reference="Foret et al. 2021",

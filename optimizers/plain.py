@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from optimizers.core.direction import Still
+from optimizers.core.axes import Still
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 
 
-@register("plain", cost="1", state="0", reference="the base optimizer", closure_free=True)
+@register("plain", copies=(0, 0), cost="1", state="0", reference="the base optimizer", closure_free=True)
 class Plain(SharpnessAware):
     """No perturbation: the base optimizer, bit for bit."""
 

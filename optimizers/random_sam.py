@@ -14,11 +14,11 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import draws
-from optimizers.core.direction import Ascent, Direction
-from optimizers.core.gradients import Gradient
+from optimizers.core.axes import Direction
 from optimizers.core.norms import shard_of
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 from optimizers.ground.signatures import Seed
 
 
@@ -33,15 +33,15 @@ class Noise(Direction):
         self.seed = seed
         self.steps = 0
 
-    def conclude(self, optimizer: SharpnessAware) -> None:
+    def conclude(self, step: Step) -> None:
         """Go on to the next step's noise."""
-        self.steps += 1
+        step.later(self)["steps"] = self.steps + 1
 
-    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+    def __call__(self, step: Step) -> Ascent:
         """Noise for every trainable parameter; none on the first step, so that both call styles agree."""
         if self.steps == 0:
             return Ascent([], [])
-        parameters = [parameter for parameter in optimizer._parameters if parameter.requires_grad]
+        parameters = [parameter for parameter in step.optimizer.parameters if parameter.requires_grad]
         generators = {
             device: draws.generator(self.seed, self.steps, device) for device in {p.device for p in parameters}
         }

@@ -16,10 +16,10 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.direction import Ascent, Direction
-from optimizers.core.gradients import Gradient
+from optimizers.core.axes import Direction
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 
 _KEY = "previous_gradient"
 
@@ -33,32 +33,34 @@ class Previous(Direction):
     def __init__(self) -> None:
         self.length = torch.zeros(())  # of the kept gradient
 
-    def conclude(self, optimizer: SharpnessAware) -> None:
+    def conclude(self, step: Step) -> None:
         """Keep a copy of this step's gradient: the closure will overwrite or drop it."""
-        gradient = optimizer._gradient()
+        gradient = step.gradient()
         finite = gradient.norm.isfinite()
-        optimizer.count_skipped_ascent((~finite).int())
-        self.length = torch.where(finite, gradient.norm, 0.0)
+        step.optimizer.count_skipped_ascent((~finite).int())
+        step.later(self)["length"] = torch.where(finite, gradient.norm, 0.0)
         kept = norms.finite_or_zero(gradient.tensors, finite)
-        for parameter in optimizer._parameters:
+        for parameter in step.optimizer.parameters:
             if parameter.grad is None:
-                optimizer.state[parameter].pop(_KEY, None)  # it was not in this step's gradient
+                step.optimizer.state[parameter].pop(_KEY, None)  # it was not in this step's gradient
         for parameter, new, seen in zip(gradient.parameters, kept, gradient.tensors, strict=True):
-            state = optimizer.state[parameter]
+            state = step.optimizer.state[parameter]
             if new is not seen:
                 state[_KEY] = new  # made for us
             else:
                 state[_KEY] = state[_KEY].copy_(new) if _KEY in state else new.clone()
 
-    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+    def __call__(self, step: Step) -> Ascent:
         """The kept gradients; zero before the first step."""
-        held = [p for p in optimizer._parameters if _KEY in optimizer.state[p]]
+        held = [p for p in step.optimizer.parameters if _KEY in step.optimizer.state[p]]
         free = [p for p in held if p.requires_grad]
         scale = self.length if len(free) == len(held) else None
-        return Ascent(free, [optimizer.state[p][_KEY] for p in free], scale)
+        return Ascent(free, [step.optimizer.state[p][_KEY] for p in free], scale)
 
 
-@register("s2sam", cost="1", state="2", reference="Ji et al. 2024", closure_free=True, rho_range=(0.02, 0.5))
+@register(
+    "s2sam", copies=(1, 2), cost="1", state="2", reference="Ji et al. 2024", closure_free=True, rho_range=(0.02, 0.5)
+)
 class S2SAM(SharpnessAware):
     """Perturb along the previous step's gradient: ε = ρ g₋₁/‖g₋₁‖, one gradient a step."""
 

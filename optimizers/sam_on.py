@@ -19,11 +19,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from optimizers.asam import Adaptive
-from optimizers.core.direction import Ascent
-from optimizers.core.metric import Euclidean, Metric
+from optimizers.core.axes import Euclidean, Metric
 from optimizers.core.owners import owners
 from optimizers.core.registry import register
+from optimizers.core.seen import Seen
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 from optimizers.msam import Momentum
 
 _NORM = re.compile(r"Norm(\d[dD])?$")
@@ -54,16 +55,16 @@ class Only(Metric):
         """Those of the inner metric."""
         return self.inner.group_defaults
 
-    def __call__(self, optimizer: SharpnessAware, ascent: Ascent) -> Ascent:
+    def __call__(self, step: Step, ascent: Ascent) -> Ascent:
         """The chosen part of the direction, in the inner metric."""
         if any(parameter not in self._chosen for parameter in ascent.parameters):
-            self._choose(optimizer)
+            self._choose(step.optimizer)
         chosen = [(p, v) for p, v in zip(ascent.parameters, ascent.vectors, strict=True) if self._chosen[p]]
         part = Ascent([p for p, _ in chosen], [v for _, v in chosen], disposable=ascent.disposable)
-        return self.inner(optimizer, part)
+        return self.inner(step, part)
 
-    def _choose(self, optimizer: SharpnessAware) -> None:
-        held = owners(optimizer, optimizer._parameters)
+    def _choose(self, optimizer: Seen) -> None:
+        held = owners(optimizer, optimizer.parameters)
         self._chosen = {p: any(self.predicate(module, name) for module, name in held[p]) for p in held}
         if not any(self._chosen.values()):
             raise ValueError(

@@ -18,54 +18,58 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import norms
+from optimizers.core.axes import Euclidean, Reuse, Steepest
 from optimizers.core.closures import Closure, batch_closure
-from optimizers.core.direction import Steepest
-from optimizers.core.gradients import BothGradients
-from optimizers.core.metric import Euclidean
 from optimizers.core.registry import register
-from optimizers.core.reuse import Reuse
+from optimizers.core.seen import Seen
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 
 
 class ThroughAscent(Reuse):
     """Add (∂ε/∂w)ᵀ g_s for ε = ρ g/‖g‖."""
 
-    def bind(self, optimizer: SharpnessAware) -> None:
+    def bind(self, optimizer: Seen) -> None:
         """Refuse a perturbation that depends on w in another way, and parameters that cannot be differentiated twice."""
         super().bind(optimizer)
-        if any(map(norms.is_sharded, optimizer._parameters)):
+        if any(map(norms.is_sharded, optimizer.parameters)):
             raise ValueError(
                 "second-order SAM differentiates twice, and a sharded model (FSDP2) keeps no graph for that: expected "
                 "whole parameters, got sharded ones; use DistributedDataParallel, or sam, which differentiates once"
             )
-        if type(optimizer.direction) is not Steepest or type(optimizer.metric) is not Euclidean:
+        direction, metric = optimizer.axes["direction"], optimizer.axes["metric"]
+        if type(direction) is not Steepest or type(metric) is not Euclidean:
             raise ValueError(
                 "second-order SAM differentiates ε = ρ g/‖g‖; expected direction=Steepest and metric=Euclidean, got "
-                f"{type(optimizer.direction).__name__} and {type(optimizer.metric).__name__}"
+                f"{type(direction).__name__} and {type(metric).__name__}"
             )
 
-    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+    def after_ascent(self, step: Step) -> None:
         """One Hessian-vector product at w; where it is not finite, the descent stays along g_s."""
-        parameters, clean, descent = both.pairs
-        radius = optimizer.radius
+        parameters, clean, descent = step.pairs
+        radius = step.optimizer.radius
         inverse = norms.inverse(norms.norm(clean, parameters))
         across = list(torch._foreach_mul(descent, [radius[parameter] for parameter in parameters]))
         along = norms.dot(clean, across, parameters) * inverse.square()
         for vector, g in zip(across, clean, strict=True):
             norms.add_scaled(vector, g, -along)
         across = norms.finite_or_zero(across, norms.norm(across, parameters).isfinite(), in_place=True)
-        batch = batch_closure(both.closure, "second-order SAM differentiates twice")
-        with optimizer.frozen_batch_norms():
+        batch = batch_closure(step.closure, "second-order SAM differentiates twice")
+        with step.optimizer.frozen_batch_norms():
             products = batch.hessian_product(parameters, across)
-        optimizer.gradient_evaluations += 2
+        step.count(2)
         finite = norms.norm(products, parameters).isfinite()
-        optimizer.count_skipped_ascent((~finite).int())
+        step.optimizer.count_skipped_ascent((~finite).int())
         for g_s, product in zip(descent, norms.finite_or_zero(products, finite, in_place=True), strict=True):
             norms.add_scaled(g_s, product, inverse)
 
 
 @register(
     "second_order_sam",
+    gradients=lambda steps: (4 * steps,),
+    forward_passes=lambda steps: (3 * steps,),
+    copies=(0, 3),
+    needs_batch=True,
     cost="4 (one of them a Hessian product)",
     state="3 during the step",
     reference="Foret et al. 2021",
@@ -77,5 +81,6 @@ class SecondOrderSAM(SharpnessAware):
     def __init__(self, base: Optimizer, *, rho: float = 0.05, **options: Any) -> None:
         super().__init__(base, rho=rho, reuse=ThroughAscent(), **options)
 
-    def _check_closure(self, closure: Closure) -> None:
+    def check_closure(self, closure: Closure) -> None:
+        """Refuse a closure without its graph."""
         batch_closure(closure, "second-order SAM differentiates twice")

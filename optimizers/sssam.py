@@ -10,15 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
-from optimizers.core.policy import Bernoulli
+from optimizers.core.policies import Bernoulli
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.ground.signatures import Seed
 
 
-@register("sssam", cost="1 + p", state="1 during the step", reference="Zhao et al. 2022", rho_range=(0.02, 0.5))
+def tosses(p: float, steps: int, seed: int = 0) -> int:
+    """How many of so many steps climb, of the coin with this seed."""
+    coin = torch.Generator().manual_seed(seed)
+    return sum(float(torch.rand((), generator=coin)) < p for _ in range(steps))
+
+
+@register(
+    "sssam",
+    gradients=lambda steps: (steps + tosses(0.5, steps),),
+    cost="1 + p",
+    state="1 during the step",
+    reference="Zhao et al. 2022",
+    rho_range=(0.02, 0.5),
+)
 class SSSAM(SharpnessAware):
     """Climb on each step with probability p, a number or a function of the step."""
 

@@ -16,10 +16,10 @@ from typing import Any
 from torch.optim import Optimizer
 
 from optimizers.core import gradient_average
-from optimizers.core.direction import Ascent, Direction
-from optimizers.core.gradients import Gradient
+from optimizers.core.axes import Direction
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Ascent, Step
 
 
 class Averaged(Direction):
@@ -30,16 +30,23 @@ class Averaged(Direction):
             raise ValueError(f"expected theta in (0, 1], got {theta}")
         self.theta = theta
 
-    def observe(self, optimizer: SharpnessAware, clean: Gradient) -> None:
+    def observe(self, step: Step) -> None:
         """m ← (1−θ) m + θ g."""
-        gradient_average.update(optimizer, clean, self.theta, from_zero=True)
+        gradient_average.update(step.optimizer, step.clean, self.theta, from_zero=True)
 
-    def __call__(self, optimizer: SharpnessAware, clean: Gradient) -> Ascent:
+    def __call__(self, step: Step) -> Ascent:
         """The average."""
-        return Ascent(clean.parameters, gradient_average.averages(optimizer, clean.parameters))
+        return Ascent(step.clean.parameters, gradient_average.averages(step.optimizer, step.clean.parameters))
 
 
-@register("vasso", cost="2", state="1, and 1 during the step", reference="Li and Giannakis 2023", rho_range=(0.02, 0.5))
+@register(
+    "vasso",
+    copies=(1, 2),
+    cost="2",
+    state="1, and 1 during the step",
+    reference="Li and Giannakis 2023",
+    rho_range=(0.02, 0.5),
+)
 class VaSSO(SharpnessAware):
     """Perturb along a running average of the gradients: m ← (1−θ)m + θg, ε = ρ m/‖m‖."""
 

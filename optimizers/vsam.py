@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.core.gradients import BothGradients, Gradient
-from optimizers.core.policy import Policy
+from optimizers.core.axes import Policy
+from optimizers.core.draws import peeked
 from optimizers.core.psf import DecayedPSF
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 from optimizers.ground.signatures import Seed, at_least
 
 
@@ -65,44 +66,36 @@ class VarianceWindow(Policy):
         self.ratios: list[float] = []
         self.variances: list[float] = []
         self._unread: list[Tensor] = []
-        self._generator = torch.Generator().manual_seed(seed)
-
-    @property
-    def rng(self) -> Tensor:
-        """The state of the generator, which lives on the host."""
-        return self._generator.get_state()
-
-    @rng.setter
-    def rng(self, state: Tensor) -> None:
-        self._generator.set_state(state.cpu())
+        self.rng = torch.Generator().manual_seed(seed).get_state()  # on the host
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, after reading what the device still holds."""
         self._read()
         return super().state_dict()
 
-    def ascend(self, optimizer: SharpnessAware, clean: Gradient) -> bool:
+    def decides(self, step: Step) -> bool:
         """On warm-up steps, then on ⌊s⌋ random steps of each window: forced when no more steps than climbs are left."""
+        later = step.later(self)
         if self.warmup_left:
-            self.warmup_left -= 1
+            later["warmup_left"] = self.warmup_left - 1
             return True
-        if self.left == 0:
-            self._start_window()
-        toss = float(torch.rand((), generator=self._generator)) < int(self.s) / self.window
-        climb = self.climbs_left > 0 and (toss or self.climbs_left == self.left)
-        self.left -= 1
-        self.climbs_left -= climb
+        s, left, climbs_left = (self.s, self.left, self.climbs_left) if self.left else self._window()
+        toss, rng = peeked(self.rng)
+        climb = climbs_left > 0 and (toss < int(s) / self.window or climbs_left == left)
+        later.update(s=s, left=left - 1, climbs_left=climbs_left - climb, rng=rng)
         return climb
 
-    def learn(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+    def after_ascent(self, step: Step) -> None:
         """Note ‖h‖ and ‖g‖, without waiting for them."""
-        self._unread.append(torch.stack([both.psf.norm, both.clean.norm.to(both.psf.norm.device)]))
+        noted = torch.stack([step.psf.norm, step.clean.norm.to(step.psf.norm.device)])
+        step.later(self)["_unread"] = [*self._unread, noted]
 
-    def _start_window(self) -> None:
+    def _window(self) -> tuple[float, int, int]:
+        """s of a new window, its steps and its climbs."""
         self._read()
         r_q, r_v = _relative_change(self.ratios), _relative_change(self.variances)
-        self.s = min(max(self.s * (1 + self.alpha[0] * r_q + self.alpha[1] * r_v), 1.0), float(self.most))
-        self.left, self.climbs_left = self.window, int(self.s)
+        s = min(max(self.s * (1 + self.alpha[0] * r_q + self.alpha[1] * r_v), 1.0), float(self.most))
+        return s, self.window, int(s)
 
     def _read(self) -> None:
         for length, gradient in torch.stack(self._unread).tolist() if self._unread else []:
@@ -110,7 +103,7 @@ class VarianceWindow(Policy):
                 self.lengths = [*self.lengths, length][-self.window :]
                 self.ratios = [*self.ratios, length / gradient][-self.window :]
                 self.variances = [*self.variances, block_variance(self.lengths, self.blocks)][-self.window :]
-        self._unread.clear()
+        self._unread = []
 
 
 def block_variance(values: list[float], blocks: int) -> float:
@@ -130,6 +123,8 @@ def _relative_change(history: list[float]) -> float:
 
 @register(
     "vsam",
+    gradients=lambda steps: (2 * steps,) if steps <= 150 else range(steps + 150, 2 * steps + 1),
+    copies=(1, 2),
     cost="1.02 to 1.8 after the warm-up (1.3 to 1.6 in the paper)",
     state="1, and 2 on steps that climb",
     reference="Deng et al. 2024",

@@ -18,10 +18,10 @@ import torch
 from torch.optim import Optimizer
 
 from optimizers.core import norms
-from optimizers.core.gradients import BothGradients
+from optimizers.core.axes import Reuse
 from optimizers.core.registry import register
-from optimizers.core.reuse import Reuse
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.step import Step
 
 
 class Weighted(Reuse):
@@ -32,18 +32,20 @@ class Weighted(Reuse):
             raise ValueError(f"expected gamma in [0, 1), got {gamma}")
         self.gamma = gamma
 
-    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+    def after_ascent(self, step: Step) -> None:
         """A line through g and g_s, in place."""
-        _, clean, descent = both.pairs
-        if norms.on_host(both.finite) and both.finite and descent:
+        _, clean, descent = step.pairs
+        if norms.on_host(step.finite) and step.finite and descent:
             torch._foreach_lerp_(descent, clean, 1 - self.gamma / (1 - self.gamma))
             return
-        weight = torch.where(both.finite, 1 - self.gamma / (1 - self.gamma), 0.0)
+        weight = torch.where(step.finite, 1 - self.gamma / (1 - self.gamma), 0.0)
         for g, g_s in zip(clean, descent, strict=True):
             g_s.lerp_(g, weight.to(g.device, g.dtype))
 
 
-@register("wsam", cost="2", state="2 during the step", reference="Yue et al. 2023", rho_range=(0.02, 0.5))
+@register(
+    "wsam", copies=(0, 2), cost="2", state="2 during the step", reference="Yue et al. 2023", rho_range=(0.02, 0.5)
+)
 class WSAM(SharpnessAware):
     """Weigh the sharpness: d = g + γ/(1−γ) (g_s − g)."""
 

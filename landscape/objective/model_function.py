@@ -27,7 +27,7 @@ from landscape.objective.loss_average import torch_loss
 from landscape.objective.model_state import state_kept
 from landscape.objective.random_modules import refuse_random_modules
 from landscape.objective.repeated_walks import generators_kept
-from optimizers.core.frozen_statistics import frozen_batch_norm
+from optimizers.core.passes import frozen_batch_norm
 
 Mode = Literal["eval", "unchanged", "batch"]
 LossFunction = Callable[[Any, Any], Tensor]

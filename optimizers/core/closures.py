@@ -162,7 +162,7 @@ class BatchClosure:
             yield part, cast(DistributedDataParallel, self.model).no_sync() if waits else nullcontext()
 
 
-def batch_closure(closure: Closure, purpose: str) -> BatchClosure:
+def batch_closure(closure: Closure | None, purpose: str) -> BatchClosure:
     """`closure` itself if it is a `BatchClosure`, else a `TypeError` that says what the method needs it for."""
     if not isinstance(closure, BatchClosure):
         raise TypeError(

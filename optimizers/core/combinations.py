@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from optimizers.core.norms import is_sharded
+from optimizers.core.passes import Whole
+from optimizers.core.seen import Seen
 
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
+
+class Combined(Whole, Protocol):
+    """A sharpness-aware optimizer whose choices are to be checked."""
+
+    m: int | None
 
 
 def check_base(base: object) -> None:
@@ -39,9 +44,9 @@ def check_base(base: object) -> None:
         )
 
 
-def check_parameters(optimizer: SharpnessAware) -> None:
+def check_parameters(optimizer: Seen) -> None:
     """Raise `TypeError` for parameters of torch's first FSDP: shards that do not say of what, so norms would be local."""
-    parameters = optimizer._parameters
+    parameters = optimizer.parameters
     flat = any(getattr(parameter, "_is_flat_param", False) for parameter in parameters)
     if flat or _are_parts_of_a_flat_one(parameters):
         raise TypeError(
@@ -72,8 +77,9 @@ def check_names(base: Optimizer, defaults: dict[str, Any]) -> None:
         )
 
 
-def check_combination(optimizer: SharpnessAware) -> None:
-    """Raise `ValueError`, with the reason, for choices that make no sense together."""
+def check_combination(optimizer: Combined) -> None:
+    """Raise `ValueError`, with the reason, for choices that make no sense together (`TypeError` for parameters)."""
+    check_parameters(optimizer)
     direction, policy, reuse = optimizer.direction, optimizer.policy, optimizer.reuse
     names = {axis: type(choice).__name__ for axis, choice in optimizer.axes.items()}
     if not direction.needs_gradient and reuse is not None:
@@ -91,11 +97,11 @@ def check_combination(optimizer: SharpnessAware) -> None:
             f"policy={names['policy']} learns from both gradients, but direction={names['direction']} takes only one; "
             "choose a direction that needs the gradient at w, or a policy that goes by the clock"
         )
-    if optimizer.micro_batch is not None and (names["policy"] != "Always" or reuse is not None):
-        raise ValueError("micro-batches climb on every step, each for itself; leave out policy and reuse")
-    if optimizer.micro_batch is not None and not direction.needs_gradient:
+    if optimizer.m is not None and (names["policy"] != "Always" or reuse is not None):
+        raise ValueError("every m examples climb on every step, for themselves; leave out policy and reuse")
+    if optimizer.m is not None and not direction.needs_gradient:
         raise ValueError(
-            f"micro_batch gives each micro-batch its own ascent, but direction={names['direction']} is the same for all"
+            f"m gives every m examples their own ascent, but direction={names['direction']} is the same for all"
         )
     if optimizer.no_sync is not None:
         if not direction.needs_gradient:

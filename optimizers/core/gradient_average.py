@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from optimizers.core import norms
-from optimizers.core.gradients import Gradient
-from optimizers.core.norms import finite_or_zero, shards
-
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.norms import Gradient, finite_or_zero, shards
+from optimizers.core.seen import Seen
 
 _KEY = "gradient_average"
 
 
-def averages(optimizer: SharpnessAware, parameters: list[Tensor]) -> list[Tensor]:
+def averages(optimizer: Seen, parameters: list[Tensor]) -> list[Tensor]:
     """The averages m of these parameters, zero before the first gradient."""
     known = [optimizer.state[parameter].get(_KEY) for parameter in parameters]
     return [
@@ -26,7 +21,7 @@ def averages(optimizer: SharpnessAware, parameters: list[Tensor]) -> list[Tensor
     ]
 
 
-def update(optimizer: SharpnessAware, clean: Gradient, weight: float | Tensor, *, from_zero: bool) -> set[Tensor]:
+def update(optimizer: Seen, clean: Gradient, weight: float | Tensor, *, from_zero: bool) -> set[Tensor]:
     """m ← m + weight (g − m); returns the parameters seen for the first time, whose m is 0 before or, else, becomes g.
 
     A gradient that is not finite is left out.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
@@ -39,6 +40,30 @@ def shard_of(whole: Tensor, parameter: Tensor) -> Tensor:
     mesh = parameter.device_mesh
     everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return everywhere.redistribute(mesh, parameter.placements).to_local()
+
+
+@dataclass
+class Gradient:
+    """A vector of weight space: `parameters` and, beside each, its part of the vector (its local shard under FSDP2)."""
+
+    parameters: list[Tensor]
+    tensors: list[Tensor]
+    disposable: bool = False
+    """Whether the tensors may be overwritten: nobody needs them afterwards."""
+
+    @functools.cached_property
+    def norm(self) -> Tensor:
+        """Its global norm, 0-dimensional, on the device; computed once, when it is first asked for."""
+        return norm(self.tensors, self.parameters)
+
+
+NOTHING = Gradient([], [])
+
+
+def drop(parameters: Sequence[Tensor]) -> None:
+    """Forget the gradients of earlier passes."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def norm(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:

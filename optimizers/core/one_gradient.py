@@ -8,20 +8,16 @@ optimizer.clean():` is for those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-from optimizers.core.closures import BatchClosure, Closure
-from optimizers.core.displacement import Displacement, displace
-from optimizers.core.gradients import NOTHING
-from optimizers.core.own_gradients import drop, own_gradients
-from optimizers.core.scaling import Scaling
-
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core import norms
+from optimizers.core.closures import BatchClosure
+from optimizers.core.passes import Whole, own_gradients
+from optimizers.core.step import Displacement, Step, move
 
 
 class Side:
@@ -33,29 +29,15 @@ class Side:
         """Whether steps have been taken without a closure."""
         self.training = True
         """Whether `train()` was called later than `eval()`."""
-        self.climbs: bool | None = None
-        """What the policy said of the coming step; None if it was not asked yet."""
-
-    def decide(self, optimizer: SharpnessAware) -> bool:
-        """Whether the coming step climbs: the policy, which may count or toss, is asked once a step."""
-        if self.climbs is None:
-            self.climbs = optimizer.policy.ascend(optimizer, NOTHING)
-        return self.climbs and optimizer._perturbs
+        self.coming: Step | None = None
+        """The coming step, if anybody has asked about it already."""
+        self.ahead: bool | None = None
+        """What was decided of the coming step by an older version, whose counters had moved on then, and was saved."""
 
     @property
     def displaces(self) -> bool:
         """Whether any parameter is away from w."""
         return self.displacement is not None and bool(self.displacement.parameters)
-
-    def load(self, optimizer: SharpnessAware) -> None:
-        """Move the weights to w + ε."""
-        self.displacement = displace(optimizer, NOTHING)
-
-    def leave(self, optimizer: SharpnessAware) -> None:
-        """Let the direction see the gradient while the weights are still at w + ε; then load w."""
-        if self.displacement is not None:
-            optimizer.direction.leave(optimizer, self.displacement)
-        self.unload()
 
     def unload(self) -> None:
         """Load w, if it is not."""
@@ -64,38 +46,66 @@ class Side:
             self.displacement = None
 
 
-def gather(optimizer: SharpnessAware, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
+class Sided(Whole, Protocol):
+    """A sharpness-aware optimizer that may be left at w + ε."""
+
+    side: Side
+
+    def coming_step(self) -> Step:
+        """The step that comes, the same one until it is done."""
+
+    def descend(self, step: Step, finish: Callable[[], object] | None = None) -> None:
+        """The end of a step."""
+
+
+def load(optimizer: Sided) -> None:
+    """Move the weights to w + ε."""
+    step = optimizer.coming_step()
+    optimizer.side.displacement = move(step, optimizer.metric(step, optimizer.direction(step)))
+
+
+def _climbs(optimizer: Sided) -> bool:
+    return optimizer.coming_step().climbs and optimizer.perturbs
+
+
+def _return(optimizer: Sided, step: Step) -> None:
+    """Let the direction see the gradient while the weights are still at w + ε; then load w."""
+    step.displacement = optimizer.side.displacement
+    if step.displacement is not None:
+        optimizer.direction.before_return(step)
+    optimizer.side.unload()
+
+
+def gather(optimizer: Sided, step: Step, closure: Callable[[], Any] | None, *, gathered: bool) -> Any:
     """The pass of a step with a closure, from w to w; leaves the gradient at w + ε in `.grad`.
 
     A closure may add to gradients taken where the weights are: at w if the step does not move them, or at the w + ε that
-    was loaded before. With `again` what was gathered at w is taken anew; batch normalisation has seen the batch by then.
+    was loaded before. What was `gathered` at w is taken anew; batch normalisation has seen the batch by then.
     """
-    side = optimizer._side
-    loss = optimizer._evaluate(closure, scaling) if again is not None else None
+    side = optimizer.side
+    loss = step.evaluate(closure) if gathered else None
     moved = False
-    if side.decide(optimizer) and side.displacement is None:
-        side.load(optimizer)
+    if _climbs(optimizer) and side.displacement is None:
+        load(optimizer)
         moved = side.displaces
     try:
-        if again is not None:
-            if moved:
-                drop(optimizer._parameters)
-                with optimizer.frozen_batch_norms():
-                    optimizer._evaluate(again, scaling)
-        else:
-            assert closure is not None
+        if not gathered:
             known = isinstance(closure, BatchClosure) and closure.own
-            with own_gradients(optimizer._parameters, closure) if moved or known else nullcontext():
-                loss = optimizer._evaluate(closure, scaling)
-        side.leave(optimizer)
+            with own_gradients(optimizer.parameters, closure) if moved or known else nullcontext():
+                loss = step.evaluate(closure)
+        elif moved:
+            norms.drop(optimizer.parameters)
+            with optimizer.frozen_batch_norms():
+                step.evaluate(step.closure)
+        _return(optimizer, step)
     finally:
         side.unload()
     return loss
 
 
-def step_without_closure(optimizer: SharpnessAware, scaler: torch.amp.GradScaler | None) -> None:
+def step_without_closure(optimizer: Sided, scaler: torch.amp.GradScaler | None) -> None:
     """A step along the gradients in `.grad`, which were taken at w + ε; loads the next w + ε."""
-    side, method = optimizer._side, type(optimizer).__name__
+    side, method = optimizer.side, type(optimizer).__name__
     if optimizer.direction.needs_gradient:
         raise RuntimeError(
             f"{method} needs the gradient at w + ε as well, which only a closure can compute: "
@@ -111,32 +121,34 @@ def step_without_closure(optimizer: SharpnessAware, scaler: torch.amp.GradScaler
         )
     if not side.closure_free:
         side.closure_free = True
-        side.decide(optimizer)  # of this step, whose ε is zero: there is no moment yet
-    optimizer.gradient_evaluations += 1
-    side.leave(optimizer)
-    optimizer._descend(Scaling(None))
-    if side.decide(optimizer):
-        side.load(optimizer)
+    step = optimizer.coming_step()
+    step.scaling = None
+    _climbs(optimizer)  # time passes, also in the first of these steps, whose ε is zero: there is no moment yet
+    step.count()
+    _return(optimizer, step)
+    optimizer.descend(step)
+    if _climbs(optimizer):
+        load(optimizer)
 
 
-def evaluate(optimizer: SharpnessAware) -> None:
+def evaluate(optimizer: Sided) -> None:
     """Load w until `train`."""
-    optimizer._side.unload()
-    optimizer._side.training = False
+    optimizer.side.unload()
+    optimizer.side.training = False
 
 
-def train(optimizer: SharpnessAware) -> None:
+def train(optimizer: Sided) -> None:
     """Load w + ε again, if steps are taken without a closure."""
-    side = optimizer._side
+    side = optimizer.side
     side.training = True
-    if side.closure_free and side.displacement is None and side.decide(optimizer):
-        side.load(optimizer)
+    if side.closure_free and side.displacement is None and _climbs(optimizer):
+        load(optimizer)
 
 
 @contextmanager
-def clean(optimizer: SharpnessAware) -> Iterator[None]:
+def clean(optimizer: Sided) -> Iterator[None]:
     """Inside the block w is loaded; after it the side of before."""
-    side = optimizer._side
+    side = optimizer.side
     training, away = side.training, side.displacement is not None
     with torch.no_grad():
         evaluate(optimizer)
@@ -146,4 +158,4 @@ def clean(optimizer: SharpnessAware) -> Iterator[None]:
         side.training = training
         if away and side.displacement is None:
             with torch.no_grad():
-                side.load(optimizer)
+                load(optimizer)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.seen import Seen
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -29,7 +28,7 @@ def _descendants(kind: type) -> set[type]:
     return {kind}.union(*map(_descendants, kind.__subclasses__()))
 
 
-def owners(optimizer: SharpnessAware, parameters: Iterable[Tensor]) -> dict[Tensor, list[tuple[nn.Module, str]]]:
+def owners(optimizer: Seen, parameters: Iterable[Tensor]) -> dict[Tensor, list[tuple[nn.Module, str]]]:
     """For each parameter the modules that hold it, with its name there ("weight", "bias"); a tied one has several.
 
     A parameter of no module has none. Raises `RuntimeError` where that cannot be told from one that is hidden.
@@ -49,7 +48,7 @@ def owners(optimizer: SharpnessAware, parameters: Iterable[Tensor]) -> dict[Tens
     return found
 
 
-def names(optimizer: SharpnessAware, parameters: Iterable[Tensor]) -> dict[Tensor, str]:
+def names(optimizer: Seen, parameters: Iterable[Tensor]) -> dict[Tensor, str]:
     """The name of each parameter in its model: from `model=`, a `BatchClosure`, or a base made of `named_parameters()`.
 
     Raises `ValueError` if none of these says it.

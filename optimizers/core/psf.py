@@ -8,15 +8,10 @@ Deng et al. 2024 (vSAM), https://arxiv.org/abs/2403.08821
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from optimizers.core.gradients import BothGradients, Gradient
-from optimizers.core.reuse import Reuse, in_place
-
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.axes import Reuse, in_place
+from optimizers.core.step import Step
 
 _KEY = "psf"
 
@@ -33,26 +28,26 @@ class DecayedPSF(Reuse):
         self.reuses = reuses
         self.age = 0
 
-    def before_ascent(self, optimizer: SharpnessAware) -> None:
+    def before_ascent(self, step: Step) -> None:
         """Drop what a new ascent replaces."""
-        for state in optimizer.state.values():
+        for state in step.optimizer.state.values():
             state.pop(_KEY, None)
 
-    def after_ascent(self, optimizer: SharpnessAware, both: BothGradients) -> None:
+    def after_ascent(self, step: Step) -> None:
         """Keep h; descend along g_s."""
-        self.age = 0
-        for parameter, tensor in zip(both.psf.parameters, both.psf.tensors, strict=True):
-            optimizer.state[parameter][_KEY] = tensor
+        step.later(self)["age"] = 0
+        for parameter, tensor in zip(step.psf.parameters, step.psf.tensors, strict=True):
+            step.optimizer.state[parameter][_KEY] = tensor
 
-    def without_ascent(self, optimizer: SharpnessAware, clean: Gradient) -> None:
+    def without_ascent(self, step: Step) -> None:
         """d = g + γ^age h."""
-        self.age += 1
-        if self.age > self.reuses:
+        age = step.later(self)["age"] = self.age + 1
+        if age > self.reuses:
             return
         pairs = [
-            (g, optimizer.state[p][_KEY])
-            for p, g in zip(clean.parameters, in_place(clean), strict=True)
-            if _KEY in optimizer.state[p]
+            (g, step.optimizer.state[p][_KEY])
+            for p, g in zip(step.clean.parameters, in_place(step.clean), strict=True)
+            if _KEY in step.optimizer.state[p]
         ]
         if pairs:
-            torch._foreach_add_([g for g, _ in pairs], [h for _, h in pairs], alpha=self.gamma**self.age)
+            torch._foreach_add_([g for g, _ in pairs], [h for _, h in pairs], alpha=self.gamma**age)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.passes import Whole
+
+
+class Bounded(Whole, Protocol):
+    """A sharpness-aware optimizer whose radii are to be checked."""
+
+    rho_range: ClassVar[tuple[float, float] | None]
+
 
 _FAR = 5.0  # warn at a fifth of the smallest and five times the largest published radius
 
 
-def check_radius(optimizer: SharpnessAware) -> None:
+def check_radius(optimizer: Bounded) -> None:
     """Raise `ValueError` for a radius that means nothing, in any parameter group."""
     for index, group in enumerate(optimizer.param_groups):
         rho = group["rho"]
@@ -46,7 +52,7 @@ class FollowLearningRate:
         return self.rho_min + (self.rho_max - self.rho_min) * (group["lr"] - self.lr_min) / (lr_max - self.lr_min)
 
 
-def warn_about_radius(optimizer: SharpnessAware) -> None:
+def warn_about_radius(optimizer: Bounded) -> None:
     """Warn if a radius is far from those that the paper found to work."""
     if optimizer.rho_range is None:
         return

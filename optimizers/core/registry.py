@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
 from torch.optim import Optimizer
 
+from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.ground.signatures import checked, close_matches, options_of
 
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
-
 _Method = TypeVar("_Method", bound="type[SharpnessAware]")
+Counts = Callable[[int], Sequence[int]]
 _METHODS: dict[str, tuple[type[SharpnessAware], OptimizerInfo]] = {}
 
 
@@ -36,6 +38,16 @@ class OptimizerInfo:
     """The radii that the paper uses; far outside of them a warning is given."""
     lengths: dict[str, float]
     """Options counted in steps that follow the length of a training, in epochs of it; infinity is all of it."""
+    gradients: Counts
+    """Gradients in so many steps with the default options: the numbers that are possible, one where it is exact."""
+    forward_passes: Counts
+    """Forward passes in so many steps, likewise."""
+    copies: tuple[int, int]
+    """Copies of the parameters held between steps, and at most during one, beside the base's and the gradient."""
+    needs_batch: bool
+    """Whether it looks into the batch, so that a plain closure is not enough."""
+    example: dict[str, Any]
+    """Options with which a batch of 16 examples shows what is particular to the method."""
 
 
 def register(
@@ -47,8 +59,18 @@ def register(
     closure_free: bool = False,
     rho_range: tuple[float, float] | None = None,
     lengths: dict[str, float] | None = None,
+    gradients: Counts | None = None,
+    forward_passes: Counts | None = None,
+    copies: tuple[int, int] = (0, 1),
+    needs_batch: bool = False,
+    example: dict[str, Any] | None = None,
 ) -> Callable[[_Method], _Method]:
-    """Enter a class `X(base, **hyperparameters)` under `name`; summary and defaults come from the class itself."""
+    """Enter a class `X(base, **hyperparameters)` under `name`; summary and defaults come from the class itself.
+
+    What a method costs and needs is said here, once, and read by the README, the tests and planners. Unsaid, a step takes
+    two gradients, or one where it is `closure_free`, and as many forward passes.
+    """
+    counted: Counts = gradients or (lambda steps: (steps if closure_free else 2 * steps,))
 
     def enter(method: _Method) -> _Method:
         if name in _METHODS:
@@ -66,6 +88,11 @@ def register(
                 closure_free=closure_free,
                 rho_range=rho_range,
                 lengths=lengths or {},
+                gradients=counted,
+                forward_passes=forward_passes or counted,
+                copies=copies,
+                needs_batch=needs_batch,
+                example=example or {},
             ),
         )
         method.rho_range = rho_range
@@ -75,8 +102,16 @@ def register(
     return enter
 
 
+def discover() -> list[ModuleType]:
+    """Import every paper's file of this package, new ones too: a file with a decorator is all that a method needs."""
+    package = importlib.import_module(__name__.split(".")[0])
+    files = [found.name for found in pkgutil.iter_modules(package.__path__) if not found.ispkg]
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in files]
+
+
 def available() -> tuple[str, ...]:
     """The names of all methods, sorted."""
+    discover()
     return tuple(sorted(_METHODS))
 
 
@@ -95,6 +130,8 @@ def create(name: str, base: Optimizer, **hyperparameters: Any) -> SharpnessAware
 
 def describe(name: str) -> OptimizerInfo:
     """What is known of the method called `name`."""
+    if name not in _METHODS:
+        discover()
     if name not in _METHODS:
         hint = close_matches([name], available())
         raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(available())}{hint}")

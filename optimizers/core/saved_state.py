@@ -6,23 +6,31 @@ dictionary also loads into the base alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from optimizers.core.axis import Axis
+from optimizers.core import one_gradient
+from optimizers.core.axes import Axis
 from optimizers.core.norms import shards
-
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
 
 ENTRY = "sharpness_aware"
 
 
-def pack(optimizer: SharpnessAware) -> dict[str, Any]:
+class Saved(one_gradient.Sided, Protocol):
+    """A sharpness-aware optimizer, as its file sees it."""
+
+    settings: ClassVar[tuple[str, ...]]
+
+    @property
+    def skipped_ascents(self) -> int:
+        """How many ascents were skipped."""
+
+
+def pack(optimizer: Saved) -> dict[str, Any]:
     """Our own entry. While w + ε is loaded it holds the clean weights too, and says so under "loaded"."""
-    index = {parameter: number for number, parameter in enumerate(_parameters(optimizer))}
-    side, away = optimizer._side, optimizer._side.displacement
+    index = {parameter: number for number, parameter in enumerate(optimizer.parameters)}
+    side, away = optimizer.side, optimizer.side.displacement
     return {
         "method": method(optimizer),
         "settings": settings(optimizer),
@@ -32,16 +40,16 @@ def pack(optimizer: SharpnessAware) -> dict[str, Any]:
         "skipped_ascents": optimizer.skipped_ascents,
         "closure_free": side.closure_free,
         "training": side.training,
-        "climbs": side.climbs,
+        "climbs": side.ahead,
         "loaded": "clean" if away is None else "perturbed",
         "clean": {} if away is None else {index[p]: w for p, w in zip(away.parameters, away.clean, strict=True)},
     }
 
 
-def load(optimizer: SharpnessAware, state_dict: dict[str, Any]) -> None:
+def load(optimizer: Saved, state_dict: dict[str, Any]) -> None:
     """Take a whole state dictionary, the base's part and ours. One that does not fit is refused, and nothing changes."""
     saved = _checked(optimizer, state_dict)
-    base, side, parameters = optimizer.base, optimizer._side, _parameters(optimizer)
+    base, side, parameters = optimizer.base, optimizer.side, optimizer.parameters
     held = base.state, base.param_groups, dict(optimizer.state)
     counters = {axis: axis.remembered() for axis in optimizer.axes.values()}
     try:
@@ -65,21 +73,22 @@ def load(optimizer: SharpnessAware, state_dict: dict[str, Any]) -> None:
     optimizer.state.clear()
     optimizer.state.update(states)
     optimizer.gradient_evaluations = saved["gradient_evaluations"]
-    optimizer._skipped = saved["skipped_ascents"]
+    optimizer.count_skipped_ascent(saved["skipped_ascents"] - optimizer.skipped_ascents)
     side.closure_free, side.training = saved["closure_free"], saved["training"]
-    # files written before decisions were kept: the next step was known to climb, or is taken to
-    side.climbs = saved.get("climbs", _loads(saved) if saved["closure_free"] else None)
+    side.coming = None
+    # files of older versions tell what they had decided of the next step; before those, the next step was known to climb, or is taken to
+    side.ahead = saved.get("climbs", _loads(saved) if saved["closure_free"] else None)
     if saved["loaded"] == "perturbed":  # they become so again, whichever side the model's file held
         for number, weights in saved["clean"].items():
             shards([parameters[int(number)]])[0].copy_(weights)
-        side.load(optimizer)
+        one_gradient.load(optimizer)
 
 
 def _loads(saved: dict[str, Any]) -> bool:
     return saved["loaded"] == "perturbed" or not saved["training"]
 
 
-def _checked(optimizer: SharpnessAware, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _checked(optimizer: Saved, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Our own entry, after all of it was found to fit."""
     if ENTRY not in state_dict:
         raise ValueError(
@@ -93,7 +102,9 @@ def _checked(optimizer: SharpnessAware, state_dict: dict[str, Any]) -> dict[str,
             f"expected the state of {method(optimizer)}, got that of {saved['method']}; to keep only the base "
             "optimizer's part, load it into .base"
         )
-    ours, theirs = settings(optimizer), saved.get("settings", {})
+    ours, theirs = settings(optimizer), dict(saved.get("settings", {}))
+    if "micro_batch" in theirs:
+        theirs["m"] = theirs.pop("micro_batch")  # its name in files of older versions
     different = sorted(name for name in theirs if theirs[name] != ours.get(name))
     if different:
         raise ValueError(
@@ -108,7 +119,7 @@ def _checked(optimizer: SharpnessAware, state_dict: dict[str, Any]) -> dict[str,
                 f"expected the counters {sorted(axis.counters)} of {type(axis).__name__}, got "
                 f"{sorted(saved['axes'][name])}; was this saved by another version or method?"
             )
-    parameters = _parameters(optimizer)
+    parameters = optimizer.parameters
     for number, weights in saved["clean"].items():
         _check_shape(parameters, int(number), weights)
     for number in saved["state"]:
@@ -127,7 +138,7 @@ def _check_shape(parameters: list[Tensor], number: int, weights: Tensor | None) 
         )
 
 
-def settings(optimizer: SharpnessAware) -> dict[str, str]:
+def settings(optimizer: Saved) -> dict[str, str]:
     """What the constructor was told and no group holds, in words: a state of other settings is another training's."""
     told = {name: _word(getattr(optimizer, name)) for name in optimizer.settings}
     for role, axis in optimizer.axes.items():
@@ -156,10 +167,6 @@ def _word(value: Any) -> str:
     return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
-def method(optimizer: SharpnessAware) -> str:
+def method(optimizer: Saved) -> str:
     """The four choices in words, for example "Momentum × Euclidean × Always"."""
     return " × ".join(type(axis).__name__ for axis in optimizer.axes.values())
-
-
-def _parameters(optimizer: SharpnessAware) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

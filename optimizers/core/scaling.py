@@ -17,9 +17,9 @@ class Scaling:
     The factor is a power of two, so this is exact. The scaler allows one `unscale_` a step, hence the detour.
     """
 
-    def __init__(self, scaler: GradScaler | None) -> None:
-        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self._unused = self.scaler is not None and getattr(self.scaler, "_scale", self) is None
+    def __init__(self, scaler: GradScaler) -> None:
+        self.scaler = scaler
+        self._unused = getattr(scaler, "_scale", self) is None
 
     def unscale(self, gradients: Iterable[Tensor]) -> None:
         """Divide the gradients of a pass, in place, by the scaler's factor; one that has scaled nothing is refused."""
@@ -32,14 +32,16 @@ class Scaling:
             gradient.div_(factor)
 
     def step(self, base: Optimizer, gradients: Iterable[Tensor]) -> Any:
-        """Let the base take its step, under the scaler's check where there is one."""
-        if self.scaler is None:
-            return base.step()
+        """Let the base take its step, under the scaler's check."""
         for gradient, factor in self._with_factor(gradients):
             gradient.mul_(factor)
         return self.scaler.step(base)
 
     def _with_factor(self, gradients: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
-        if self.scaler is not None:
-            for gradient in gradients:
-                yield gradient, self.scaler.scale(torch.ones((), device=gradient.device)).to(gradient.dtype)
+        for gradient in gradients:
+            yield gradient, self.scaler.scale(torch.ones((), device=gradient.device)).to(gradient.dtype)
+
+
+def scaling_of(scaler: GradScaler) -> Scaling | None:
+    """What a scaler asks for; a disabled one nothing."""
+    return Scaling(scaler) if scaler.is_enabled() else None

@@ -7,13 +7,15 @@ r"""The one loop of all sharpness-aware optimizers, over any base optimizer.
     restore w;  base step along reuse(g, g_s)
 
 Four choices make a method: the direction, the metric, the policy (on which steps to climb) and the reuse of gradients.
-Between steps the parameters are w bit for bit: a copy is kept and copied back, since adding ε and taking it away again
-leaves a rounding error behind on every step.
+Between steps the parameters are w bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import math
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, ClassVar
 
@@ -21,20 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimizers.core import displacement, one_gradient, saved_state, two_gradients
-from optimizers.core import groups as micro_batches
-from optimizers.core.axis import Axis, advancing_nothing_if_raised
+from optimizers.core import one_gradient, saved_state
+from optimizers.core.axes import Always, Axis, Direction, Euclidean, Metric, Policy, Reuse, Steepest
 from optimizers.core.closures import BatchClosure, Closure, batch_closure
-from optimizers.core.combinations import check_base, check_combination, check_names, check_parameters
-from optimizers.core.direction import Direction, Steepest
-from optimizers.core.frozen_statistics import LayersInGraphs, all_frozen
-from optimizers.core.gradients import Gradient
-from optimizers.core.metric import Euclidean, Metric
-from optimizers.core.norms import shards
-from optimizers.core.policy import Always, Policy
+from optimizers.core.combinations import check_base, check_combination, check_names
+from optimizers.core.m_sharpness import part_by_part
+from optimizers.core.passes import LayersInGraphs, all_frozen, two_gradients
 from optimizers.core.radius import check_radius, warn_about_radius
-from optimizers.core.reuse import Reuse
-from optimizers.core.scaling import Scaling
+from optimizers.core.scaling import scaling_of
+from optimizers.core.step import Step, perturbation
 from optimizers.core.trainer_closures import refuse_skipped_steps, unwrapped
 from optimizers.ground.signatures import at_least
 
@@ -45,26 +42,19 @@ class SharpnessAware(Optimizer):
     `base` is an optimizer instance; the two share `param_groups` (one list, also after `load_state_dict` and
     `add_param_group`), so schedulers, hooks and groups work on either. `rho` is put into every group that has none.
     `direction`, `metric`, `policy` and `reuse` are the four choices; a combination without a meaning is refused.
-
     `rho_schedule(group)` gives each group its ρ before every step, for example `FollowLearningRate`.
-
-    `micro_batch=m` gives every m examples of a batch their own perturbation and averages the gradients (m-sharpness).
-
+    `m` gives every m examples of a batch their own perturbation and averages the gradients (m-sharpness).
     `no_sync` is for DistributedDataParallel: without it every replica climbs along the averaged gradient, with
-    `no_sync=model.no_sync` each along that of its own examples (m-sharpness). The weights stay equal either way.
-
-    `model` is needed only where the optimizer must know layers and cannot find them (it says so then): for choices by
-    name, and after `gc.freeze()`.
+    `no_sync=model.no_sync` each along that of its own examples. The weights stay equal either way. `model` is needed only
+    where layers must be known and are not found (it says so): choices by name, `gc.freeze()`.
 
     BatchNorm: running statistics come from the first pass of a step; extra passes use batch statistics and write none.
     Cost: two gradients a step, one where the direction needs no gradient at w or the policy says so, counted in
-    `gradient_evaluations`. Memory: one copy of the perturbed parameters while they are perturbed.
-
-    Raises `ValueError` for a negative ρ where the method gives it no meaning.
+    `gradient_evaluations`. Memory: one copy of the perturbed parameters while they are. `ValueError` for a senseless ρ.
     """
 
     rho_range: ClassVar[tuple[float, float] | None] = None
-    settings: ClassVar[tuple[str, ...]] = ("micro_batch",)
+    settings: ClassVar[tuple[str, ...]] = ("m",)
     """Attributes of the method itself that a saved state must agree with; those of the four choices are found."""
 
     def __init__(
@@ -77,7 +67,7 @@ class SharpnessAware(Optimizer):
         policy: Policy | None = None,
         reuse: Reuse | None = None,
         rho_schedule: Callable[[dict[str, Any]], float] | None = None,
-        micro_batch: Annotated[int, at_least(1)] | None = None,
+        m: Annotated[int, at_least(1)] | None = None,
         no_sync: Callable[[], AbstractContextManager[Any]] | None = None,
         model: nn.Module | None = None,
     ) -> None:
@@ -88,12 +78,12 @@ class SharpnessAware(Optimizer):
         self.policy = policy or Always()
         self.reuse = reuse
         self.rho_schedule = rho_schedule
-        self.micro_batch = micro_batch
+        self.m = m
         self.no_sync = no_sync
         self.model = model
         self.gradient_evaluations = 0
         self._skipped: Tensor | int = 0
-        self._side = one_gradient.Side()
+        self.side = one_gradient.Side()
         self._in_graphs = LayersInGraphs()
         self._of_closure: nn.Module | None = None
         defaults: dict[str, Any] = {"rho": rho}
@@ -101,7 +91,6 @@ class SharpnessAware(Optimizer):
             defaults |= axis.group_defaults
         check_names(base, defaults)
         super().__init__(base.param_groups, base.defaults | defaults)
-        check_parameters(self)
         check_combination(self)
         check_radius(self)
         warn_about_radius(self)
@@ -114,10 +103,9 @@ class SharpnessAware(Optimizer):
         chosen = {"direction": self.direction, "metric": self.metric, "policy": self.policy, "reuse": self.reuse}
         return {name: axis for name, axis in chosen.items() if axis is not None}
 
-    # One list of groups for both, whoever replaces it.
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base's parameter groups themselves."""
+        """The base's parameter groups themselves: one list for both, whoever replaces it."""
         return self.base.param_groups
 
     @param_groups.setter
@@ -135,7 +123,6 @@ class SharpnessAware(Optimizer):
 
     @torch._disable_dynamo  # compile the model, or base.step; the closure in between is Python's
     @torch.no_grad()
-    @advancing_nothing_if_raised
     def step(
         self,
         closure: Closure | None = None,
@@ -150,47 +137,83 @@ class SharpnessAware(Optimizer):
         (methods of one gradient only): then w + ε stays loaded until the next step or `eval()`, and `model.state_dict()`,
         averages of weights and evaluations see it: take them inside `with optimizer.clean():`.
 
-        `scaler`: in fp16 let the closure do `scaler.scale(loss).backward()` and pass the scaler here instead of
-        calling `scaler.step(optimizer)`; `scaler.update()` follows as usual. The base step is skipped where gradients
-        are not finite.
+        `scaler`: in fp16 let the closure do `scaler.scale(loss).backward()` and pass the scaler here instead of calling
+        `scaler.step(optimizer)`; `scaler.update()` follows. The base step is skipped where gradients are not finite.
 
-        `again` is for trainers that accumulate by themselves: the gradient at w is being gathered in `.grad`, `closure`
-        adds the last part of it (or is left out if nothing is missing), and `again()` computes all of it anew wherever
-        it is needed. Methods of one gradient then take two.
+        `again` is for trainers that accumulate by themselves: the gradient at w is being gathered in `.grad`, `closure` adds
+        the last part (if any is missing), and `again()` computes all of it anew. Methods of one gradient then take two.
 
         A step that raises leaves clean weights and counts nothing; only running averages have seen its first gradient.
-
         Raises `RuntimeError` if a closure is missing, or if it adds to gradients of an earlier backward pass.
         """
         if self.rho_schedule is not None:
             for group in self.param_groups:
                 group["rho"] = self.rho_schedule(group)
-        check_radius(self)
+        if not all(0 <= group["rho"] < math.inf for group in self.param_groups):
+            check_radius(self)
         known = [c for c in (closure, again) if isinstance(c, BatchClosure)]
         self._of_closure = known[0].model if known else None
         if closure is None and again is None:
             return one_gradient.step_without_closure(self, scaler)
-        closure, finish = unwrapped(closure)
-        if closure is not None:
+        finish = None
+        if isinstance(closure, functools.partial):
+            closure, finish = unwrapped(closure)
+        if closure is not None and "accelerate.state" in sys.modules:
             refuse_skipped_steps()
         for batch in known:
             scaler = batch.scale_by(scaler)
-        scaling = Scaling(scaler)
-        if self.direction.needs_gradient:
-            loss = self._gather(closure, scaling, again)
-        else:
-            loss = one_gradient.gather(self, closure, scaling, again)
-        self._descend(scaling, finish)
+        step = self.coming_step()
+        step.closure = closure if again is None else again
+        step.scaling = None if scaler is None else scaling_of(scaler)
+        try:
+            loss = self.gather(step, closure, gathered=again is not None)
+            self.descend(step, finish)
+        except BaseException:
+            self.side.coming = None  # the step is to be taken again, and nothing has moved on
+            raise
         return loss
+
+    def gather(self, step: Step, closure: Closure | None, *, gathered: bool) -> Any:
+        """All passes of a step with a closure, from w to w; leaves the descent direction in `.grad`."""
+        if not self.direction.needs_gradient:
+            return one_gradient.gather(self, step, closure, gathered=gathered)
+        assert step.closure is not None
+        self.check_closure(step.closure)
+        if gathered and self.no_sync is not None:
+            raise ValueError("no_sync keeps replicas apart in the pass at w, which again= takes for done; drop either")
+        if self.m is None or not self.perturbs:
+            return two_gradients(self, step, closure, gathered=gathered)
+        return part_by_part(self, step, batch_closure(step.closure, f"m={self.m} splits the batch"), self.m)
+
+    def descend(self, step: Step, finish: Callable[[], object] | None = None) -> None:
+        """The base's step along `.grad`; only then do counters move."""
+        for axis in self.axes.values():
+            axis.conclude(step)
+        if finish is not None:
+            with torch.enable_grad():
+                finish()
+        step.descend(self.base)
+        step.done()
+        self.side.coming = self.side.ahead = None
+
+    def coming_step(self) -> Step:
+        """The step that comes, the same one until it is done."""
+        if self.side.coming is None:
+            self.side.coming = Step(self, self._decides)
+        return self.side.coming
+
+    def _decides(self, step: Step) -> bool:
+        return self.policy.decides(step) if self.side.ahead is None else self.side.ahead
 
     @torch.no_grad()
     def perturbation(self) -> list[Tensor]:
         """The ε of now, one tensor for each parameter in the order of `param_groups`; changes nothing.
 
-        Directions that need the gradient at w take what `.grad` holds: evaluate it at the clean weights before. Of a
-        sharded parameter it is the local shard.
+        Directions that need the gradient at w take what `.grad` holds. Of a sharded parameter it is the local shard.
         """
-        return displacement.perturbation(self)
+        step = Step(self, self._decides)
+        step.clean = step.gradient()
+        return perturbation(self, self.metric(step, self.direction(step)))
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -201,8 +224,7 @@ class SharpnessAware(Optimizer):
     def train(self) -> None:
         """Load w + ε again if steps are taken without a closure; otherwise nothing needs to change. May be repeated.
 
-        From here on the model holds w + ε, which is ρ away: copies of its weights (`model.state_dict()`, `AveragedModel`)
-        belong before it or inside `with optimizer.clean():`.
+        From here on the model holds w + ε: copies of its weights belong before it or inside `with optimizer.clean():`.
         """
         one_gradient.train(self)
 
@@ -212,8 +234,7 @@ class SharpnessAware(Optimizer):
             with optimizer.clean():
                 averaged.update_parameters(model)  # or torch.save(model.state_dict(), ...), or an evaluation
 
-        ε is computed anew at the end, for the price of a norm; no gradient, and no counter moves. With a closure, and for
-        methods of two gradients, the model holds w between steps anyway.
+        ε is computed anew at the end, for the price of a norm. With a closure the model holds w between steps anyway.
         """
         return one_gradient.clean(self)
 
@@ -241,67 +262,31 @@ class SharpnessAware(Optimizer):
         return {**self.__dict__, "_of_closure": None}
 
     @property
-    def _parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[Tensor]:
+        """All parameters, in the order of `param_groups`."""
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     @property
-    def _perturbs(self) -> bool:
+    def perturbs(self) -> bool:
+        """Whether any group has ρ ≠ 0."""
         return any(group["rho"] != 0 for group in self.param_groups)
-
-    def _gradients(self) -> Iterator[Tensor]:
-        return (parameter.grad for parameter in self._parameters if parameter.grad is not None)
-
-    def _gradient(self) -> Gradient:
-        """What `.grad` holds now."""
-        parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
-        return Gradient(parameters, shards([p.grad for p in parameters if p.grad is not None]))
-
-    def _gather(self, closure: Closure | None, scaling: Scaling, again: Closure | None) -> Any:
-        """All passes of a step that looks at w first; leaves the descent direction in `.grad`."""
-        whole = closure if again is None else again
-        assert whole is not None
-        self._check_closure(whole)
-        if again is not None and self.no_sync is not None:
-            raise ValueError("no_sync keeps replicas apart in the pass at w, which again= takes for done; drop either")
-        if self.micro_batch is None or not self._perturbs:
-            return two_gradients.passes(self, closure, scaling, again)
-        return micro_batches.passes(self, whole, scaling, self.micro_batch)
-
-    def _evaluate(self, closure: Closure | None, scaling: Scaling) -> Any:
-        """One pass, into `.grad`; None stands for one that somebody else has taken."""
-        torch.clear_autocast_cache()  # around the whole step, it would hold the weights before they were moved
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
-        self.gradient_evaluations += 1
-        scaling.unscale(self._gradients())
-        return loss
-
-    def _descend(self, scaling: Scaling, finish: Callable[[], object] | None = None) -> None:
-        self.direction.conclude(self)
-        if finish is not None:
-            with torch.enable_grad():
-                finish()
-        scaling.step(self.base, self._gradients())
-        self._side.climbs = None  # of the step that is done
 
     @property
     def radius(self) -> dict[Tensor, float]:
-        """ρ of each parameter, with the direction's sign: ε = radius · d/‖d‖."""
-        return {p: self.signed_radius(group) for group in self.param_groups for p in group["params"]}
+        """ρ of each parameter with the direction's sign, ε = radius · d/‖d‖: a loss that is maximised is worst at its least."""
+        sign, turns = self.direction.sign, self.direction.turns
+        radii = [sign * (-g["rho"] if turns and g.get("maximize", False) else g["rho"]) for g in self.param_groups]
+        return {p: radius for g, radius in zip(self.param_groups, radii, strict=True) for p in g["params"]}
 
-    def signed_radius(self, group: dict[str, Any]) -> float:
-        """ρ of a group with the direction's sign: where a loss is maximised, the worst is where it is least."""
-        rho: float = self.direction.sign * group["rho"]
-        return -rho if self.direction.turns and group.get("maximize", False) else rho
-
-    def _check_closure(self, closure: Closure) -> None:
+    def check_closure(self, closure: Closure) -> None:
         """Refuse a closure that cannot do what the method needs, before anything has changed."""
-        if self.micro_batch is not None:
-            batch_closure(closure, f"micro_batch={self.micro_batch} splits the batch")
+        if self.m is not None:
+            batch_closure(closure, f"m={self.m} splits the batch")
 
-    def _descent_closure(self, closure: Closure) -> Closure:
+    def descent_closure(self, step: Step) -> Closure:
         """The closure to evaluate at w + ε."""
-        return closure
+        assert step.closure is not None
+        return step.closure
 
     def frozen_batch_norms(self) -> AbstractContextManager[None]:
         """Freeze the running statistics of BatchNorm (of every layer in the process) inside the block."""
@@ -310,5 +295,5 @@ class SharpnessAware(Optimizer):
     @property
     def modules(self) -> list[nn.Module] | None:
         """All modules of the model, the whole first, where `model=` or a `BatchClosure` says which it is."""
-        known = [model for model in (self.model, self._of_closure) if model is not None]
-        return [module for model in known for module in model.modules()] if known else None
+        known = [module for model in (self.model, self._of_closure) if model is not None for module in model.modules()]
+        return known or None

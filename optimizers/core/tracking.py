@@ -17,16 +17,12 @@ g_t − m_{t−1}, holds no less of it for that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from optimizers.core import norms
-from optimizers.core.gradients import Gradient
-
-if TYPE_CHECKING:
-    from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.core.norms import Gradient
+from optimizers.core.seen import Seen
 
 _KEY = "slope"
 _STRIDE = 11  # divides no common width, so that all columns of a matrix and all places of a kernel take part
@@ -40,7 +36,7 @@ def initial(gain: float) -> Tensor:
     return torch.tensor([gain, 0.0])
 
 
-def follow(optimizer: SharpnessAware, clean: Gradient, averages: list[Tensor], state: Tensor) -> Tensor:
+def follow(optimizer: Seen, clean: Gradient, averages: list[Tensor], state: Tensor) -> Tensor:
     """The state after the errors of this step; `averages` are those before it. Leaves the samples of ψ behind."""
     errors, slopes = [], []
     for parameter, gradient, average in zip(clean.parameters, clean.tensors, averages, strict=True):

@@ -20,8 +20,9 @@ BASES = {
 METHODS = optimizers.available()
 CLOSURE_FREE = [method for method in METHODS if optimizers.describe(method).closure_free]
 TWO_GRADIENTS = [method for method in METHODS if not optimizers.describe(method).closure_free]
-LOOK_INTO_THE_BATCH = ["esam", "m_sam", "second_order_sam"]  # a plain closure is not enough for these
-OPTIONS = {"m_sam": {"m": 8}}  # two micro-batches a batch; of the whole batch m-SAM is SAM
+LOOK_INTO_THE_BATCH = [
+    method for method in METHODS if optimizers.describe(method).needs_batch
+]  # a plain closure is not enough for these
 
 over_methods = pytest.mark.parametrize("method", METHODS)
 over_all = pytest.mark.parametrize(("method", "base"), [(m, b) for m in METHODS for b in BASES])
@@ -92,7 +93,7 @@ class Training:
 def create(method, base, **hyperparameters):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these problems want other radii than CIFAR does
-        return optimizers.create(method, base, **{**OPTIONS.get(method, {}), **hyperparameters})
+        return optimizers.create(method, base, **{**optimizers.describe(method).example, **hyperparameters})
 
 
 def with_radius(method, rho):

@@ -235,7 +235,7 @@ SENSELESS = {
     "so reuse=SurrogateGap would do something else on each": {
         "reuse": optimizers.SurrogateGap, "no_sync": lambda: torch.no_grad,
     },
-    "micro-batches climb on every step": {"policy": lambda: optimizers.EveryK(2), "micro_batch": lambda: 4},
+    "every m examples climb on every step": {"policy": lambda: optimizers.EveryK(2), "m": lambda: 4},
 }  # fmt: skip
 
 

@@ -26,14 +26,6 @@ import optimizers
 
 ASKS_FOR_A_CLOSURE = r"which only a closure can compute: call step\(closure\)"
 ASKS_FOR_THE_BATCH = r"a plain closure is not enough: call step\(optimizers.BatchClosure"
-# gradients in five steps, where they are not two a step or, without a gradient at w, one; SS-SAM tosses with seed 0
-GRADIENTS = {
-    "aesam": range(5, 11), "budget_sam": (6, 7), "looksam": [6], "sssam": [9], "multistep_sam": [20],
-    "second_order_sam": [20],
-}  # fmt: skip
-# passes through the model, where they are not one a gradient: ESAM looks at the losses at w + ε, m-SAM walks two
-# micro-batches, and a Hessian product is counted as the two gradients that it costs
-FORWARD_PASSES = {"esam": 3 * 5, "m_sam": 4 * 5, "second_order_sam": 3 * 5}
 
 
 # 1. between steps the parameters are the clean weights, bit for bit
@@ -140,8 +132,10 @@ def test_returns_the_first_loss_and_counts_gradients(method, base):
     assert float(loss) == float(expected)
     training.run(4)
     gradients = training.optimizer.gradient_evaluations
-    assert gradients in GRADIENTS.get(method, [5 if method in CLOSURE_FREE else 10])
-    assert len(passes) == FORWARD_PASSES.get(method, gradients)
+    costs = optimizers.describe(method)
+    assert gradients in costs.gradients(5)
+    passed = costs.forward_passes(5)
+    assert len(passes) == (passed[0] if len(passed) == 1 else gradients)
 
 
 @over_all

@@ -8,7 +8,7 @@ from optimizer_training import LOOK_INTO_THE_BATCH, Net, Training, over_methods,
 from torch import nn
 
 import optimizers
-from optimizers.core import frozen_statistics as batch_norm
+from optimizers.core import passes as batch_norm
 
 CURE = r"gc.freeze\(\) hides .*model=model for the optimizer, or step\(optimizers.BatchClosure"
 

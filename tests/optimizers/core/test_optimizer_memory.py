@@ -10,32 +10,6 @@ from torch import nn
 import optimizers
 from optimizers.core import norms
 
-# between steps, and the most at any backward pass: tensors of the optimizer beyond the base's momentum and the gradients
-COPIES = {
-    "plain": (0, 0),
-    "sam": (0, 1),
-    "msam": (0, 1),
-    "adaptive_msam": (0, 1),
-    "msam_on": (0, 1),
-    "sam_on": (0, 1),
-    "fsam": (1, 2),
-    "vasso": (1, 2),
-    "vsam": (1, 2),
-    "looksam": (1, 2),
-    "budget_sam": (1, 2),
-    "gsam": (0, 2),
-    "wsam": (0, 2),
-    "aesam": (0, 1),
-    "sssam": (0, 1),
-    "late_sam": (0, 1),
-    "s2sam": (1, 2),
-    "asam": (0, 1),
-    "esam": (0, 1),
-    "random": (0, 1),
-    "m_sam": (0, 2),
-    "multistep_sam": (0, 1),
-    "second_order_sam": (0, 3),
-}
 OPTIONS = {"esam": {"beta": 1.0}, "m_sam": {"m": 2}}
 SIZE = 211  # no other test's tensors have this shape
 
@@ -90,7 +64,7 @@ def test_extra_copies(method, on_host, monkeypatch):
         t.untyped_storage().data_ptr()
         for t in (model.weight, model.weight.grad, base.state[model.weight]["momentum_buffer"])
     }
-    between, most = COPIES[method]
+    between, most = optimizers.describe(method).copies
     assert copies(owned) == between
     assert max(model.seen) == most
     assert optimizers.describe(method).state

@@ -51,13 +51,13 @@ def test_vsam_follows_its_rule():
     policy = optimizers.VarianceWindow(window=10, blocks=2, warmup=0, alpha=(0.5, 0.25))
     policy.ratios, policy.variances = [1.0, 1.1, 1.32], [2.0, 3.0]
     policy.s = 2.0
-    policy._start_window()
+    policy.s = policy._window()[0]
     assert policy.s == pytest.approx(2.0 * (1 + 0.5 * statistics.mean([0.1, 0.2]) + 0.25 * 0.5))
     policy.ratios, policy.variances = [1.0, 9.0], [1.0, 0.0, 5.0]  # clipped to 1; a zero has no relative change
-    policy._start_window()
+    policy.s = policy._window()[0]
     assert policy.s == pytest.approx(2.4 * (1 + 0.5 - 0.25))
     policy.s = 7.9
-    policy._start_window()
+    policy.s = policy._window()[0]
     assert policy.s == 8.0  # the cap
 
 

@@ -78,12 +78,14 @@ def test_call_styles_may_be_mixed(method, policy):
     """Also then one question a step."""
     mixed, asked = training_with(method, policy), []
     choice = mixed.optimizer.policy
-    original = choice.ascend
-    choice.ascend = lambda *given: asked.append(1) or original(*given)
+    original = choice.decides
+    choice.decides = lambda *given: asked.append(1) or original(*given)
     for number, closure_free in enumerate([True, False, True, True, False, False, True], start=1):
         mixed.step(closure_free=closure_free)
         evaluate(mixed)
-        ahead = mixed.optimizer._side.climbs is not None  # the coming step was decided already
+        ahead = (
+            mixed.optimizer.side.coming is not None and mixed.optimizer.side.coming.decided
+        )  # the coming step was decided already
         assert len(asked) == number + ahead
 
 
@@ -177,7 +179,7 @@ OTHER_SETTINGS = {
 
 
 def whole_state(training):
-    away = training.optimizer._side.displacement
+    away = training.optimizer.side.displacement
     return (training.weights(), training.optimizer.state_dict(), training.base.param_groups[0]["lr"], away is None)
 
 
