@@ -26,7 +26,6 @@ from torch import Tensor, distributed, nn
 from landscape.objective.batches import Batch, Batches, Count
 from landscape.objective.curvature_operator import CurvatureOperator
 from landscape.objective.description import description_of
-from landscape.objective.determinism import examine, require_deterministic
 from landscape.objective.finite_differences import FiniteDifferenceHessian
 from landscape.objective.gauss_newton import empirical_fisher_operator, fisher_operator, gauss_newton_operator
 from landscape.objective.hessian_products import HessianWay, hessian_operator
@@ -34,7 +33,14 @@ from landscape.objective.likelihood import Likelihood
 from landscape.objective.model_function import LossFunction, Mode, ModelFunction, ModelLoss, unwrapped
 from landscape.objective.operators import LinearOperator
 from landscape.objective.parameters import ParameterSpace, Selection
-from landscape.objective.sums_over_batches import accumulator, gradient_at, losses_at, point_of, require_finite
+from landscape.objective.sums_over_batches import (
+    accumulator,
+    checked_point,
+    gradient_at,
+    losses_at,
+    point_of,
+    require_finite,
+)
 from landscape.objective.work import Work
 
 
@@ -233,7 +239,7 @@ class Objective:
         gradient of the first batch now, and 1.1 to 4 gradients for `H @ v`. Raises `ValueError` where the loss is not
         deterministic, with the cure.
         """
-        point = self._checked(theta)
+        point = checked_point(self, theta)
         if way == "finite differences":
             return FiniteDifferenceHessian(self, point)
         return hessian_operator(self, point, way=way, memory=memory)
@@ -245,7 +251,7 @@ class Objective:
         and errors as `hessian`; a loss that is linear in the outputs (a model that returns its own loss) is a
         `ValueError`.
         """
-        return gauss_newton_operator(self, self._checked(theta), memory=memory)
+        return gauss_newton_operator(self, checked_point(self, theta), memory=memory)
 
     def fisher(
         self,
@@ -264,7 +270,7 @@ class Objective:
         loss. `empirical`: the mean over rows of g gᵀ with the data's own labels. Cost and errors as `hessian`; the
         empirical one needs a model that treats its rows independently.
         """
-        point = self._checked(theta)
+        point = checked_point(self, theta)
         if kind == "true":
             return fisher_operator(self, point, likelihood, memory=memory)
         if kind == "empirical":
@@ -290,12 +296,3 @@ class Objective:
         if self._data_parallel:
             distributed.all_reduce(total)
         return total
-
-    def _checked(self, theta: Tensor | None) -> Tensor:
-        """θ for a curvature operator, after one test a model that the loss is one function of it."""
-        point = point_of(self, theta)[0]
-        examine(self)
-        if not self.function.deterministic:
-            require_deterministic(self, point)
-            self.function.deterministic = True
-        return point

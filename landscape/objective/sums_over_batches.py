@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from landscape.objective.determinism import examine
+from landscape.objective.determinism import examine, require_deterministic
 from landscape.objective.loss_of_theta import LossOfTheta
 
 
@@ -20,6 +20,16 @@ def point_of(objective: LossOfTheta, theta: Tensor | None, *, rows: bool = False
             "was it flattened from another model?"
         )
     return theta.detach().to(device=objective.device, dtype=objective.dtype).reshape(-1, size)
+
+
+def checked_point(objective: LossOfTheta, theta: Tensor | None) -> Tensor:
+    """θ (n,) for a curvature operator, after one test a model that the loss is one function of it."""
+    point = point_of(objective, theta)[0]
+    examine(objective)
+    if not objective.function.deterministic:
+        require_deterministic(objective, point)
+        objective.function.deterministic = True
+    return point
 
 
 def losses_at(objective: LossOfTheta, points: Tensor) -> Tensor:
