@@ -24,7 +24,7 @@ import torch
 import xarray as xr
 from torch.optim import Optimizer
 
-from analyses import draws
+from analyses import discovery, draws
 from analyses.directions.momentum import momentum_of
 from landscape import distributed
 from landscape.objective.model_function import Mode
@@ -84,6 +84,12 @@ class Analysis:
         self.reference = reference
         self.plot: Plot | None = None
         functools.update_wrapper(self, function)
+
+    @property
+    def origin(self) -> str:
+        """How any process names it: its name, or `package.module:function` where it lies outside this package."""
+        module = self.function.__module__
+        return self.name if module.split(".")[0] == "analyses" else f"{module}:{self.name}"
 
     @property
     def summary(self) -> str:
@@ -177,6 +183,7 @@ class Analysis:
         cost = {name: getattr(objective, name) - count for name, count in zip(counters, before, strict=True)}
         dataset.attrs = {
             "analysis": self.name,
+            **({} if self.origin == self.name else {"analysis_from": self.origin}),
             "options": json.dumps(self._recorded(asked), sort_keys=True),
             **provenance,
             **describe(objective),
@@ -251,12 +258,27 @@ def analysis(
 
 
 def available() -> tuple[str, ...]:
-    """The names of all registered analyses, sorted."""
+    """The names of all analyses in the wings and of those registered elsewhere, sorted."""
+    discovery.import_wings()
     return tuple(sorted(_REGISTRY))
 
 
 def get(name: str) -> Analysis:
-    """The analysis called `name`; an unknown name answers with the names that exist."""
+    """The analysis called `name`, or `package.module:function`; an unknown name answers with the names that exist.
+
+    Raises:
+        ValueError: There is none, or what is there is not under `@analysis`.
+        PermissionError: A file named code of another package, and nobody allowed it (`landscape.imports`).
+    """
+    if ":" in name:
+        found = discovery.imported(name)
+        if not isinstance(found, Analysis):
+            raise ValueError(f"analysis {name!r}: expected a function under @analysis, got {type(found).__name__}")
+        return found
     if name not in _REGISTRY:
-        raise ValueError(f"unknown analysis {name!r}: expected one of {', '.join(available())}")
+        discovery.import_wings()
+    if name not in _REGISTRY:
+        raise ValueError(
+            f"unknown analysis {name!r}: expected one of {', '.join(available())}, or package.module:function"
+        )
     return _REGISTRY[name]

@@ -40,10 +40,11 @@ def analysis_path(
 ) -> Path:
     """Where the analysis `name` of the checkpoint at `step` is kept."""
     # every option with its value, defaults too: where a release changes a default, it asks another question
-    defaults = {key: option.default for key, option in registry.get(name).options.items()}
+    analysis = registry.get(name)
+    defaults = {key: option.default for key, option in analysis.options.items()}
     asked = {
         "format": FORMAT,
-        "analysis": name,
+        "analysis": analysis.origin,
         "step": step,
         "contents": contents_key(run, step),
         "split": split,
@@ -52,7 +53,7 @@ def analysis_path(
         "options": _plain(name, defaults | options),
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    return run.path / "analyses" / f"{name}-{step:08d}-{digest[:10]}.h5"
+    return run.path / "analyses" / f"{analysis.name}-{step:08d}-{digest[:10]}.h5"
 
 
 def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def analyze(
 
     Args:
         run: The run or its folder.
-        name: A registered analysis.
+        name: A registered analysis, or `package.module:function`.
         step: Of the checkpoint, or `first` or `last`.
         split: Which data the objective averages over, `train` or `test`.
         examples: How many of them; all where left out.
@@ -99,6 +100,7 @@ def analyze(
         DamagedAnalysis: The file exists and is not whole; its name and the reason are in the message.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    analysis = registry.get(name)
     checkpoint = run.checkpoint(step)
     path = analysis_path(run, name, checkpoint.step, split=split, examples=examples, dtype=dtype, options=options)
     known = path.exists()
@@ -107,7 +109,7 @@ def analyze(
         known = False
     distributed.barrier()  # all have looked before one of them writes
     if known:
-        return read(path, name)
+        return read(path, analysis.name)
     precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if dtype is not None and precision is None:
         raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
@@ -119,12 +121,12 @@ def analyze(
             stacklevel=2,
         )
     device = device or device_of(checkpoint)
-    dataset = registry.get(name)(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
+    dataset = analysis(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
     if distributed.rank() == 0:
         write(dataset, path)
     distributed.barrier()
     # not the computed one: what is reported is what the file holds
-    return read(path, name)
+    return read(path, analysis.name)
 
 
 def device_of(trained: Run | Checkpoint) -> str:

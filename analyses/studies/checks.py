@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 import analyses
 from analyses.studies.results import quantity
 from analyses.studies.study import Claim, Question, Study
-from landscape import data
+from landscape import data, imports
 from landscape.experiment import Experiment
 
 
@@ -39,7 +39,8 @@ def check(study: Study) -> None:
 
 
 def _check_options(question: Question) -> None:
-    analysis = analyses.get(question.name)
+    with imports.from_file():  # a study is one
+        analysis = analyses.get(question.name)
     # a vector cannot stand in a file; the momentum comes from the checkpoint
     vectors = {key for key, option in analysis.options.items() if "Tensor" in str(option.annotation)}
     known = [key for key in analysis.options if key not in vectors]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
 from tqdm import tqdm
 
 from landscape.commands.parser import add_allow, allow, command_parser
+
+NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # package.module:function; no option and no path has this form
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,7 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     description = "Ask a question of a run's checkpoints; each answer is a file in RUN/analyses and is computed once."
     parser = command_parser("analyze", f"{description} Analyses: {', '.join(analyses.available())}.")
     parser.add_argument("run", help="The run's folder.")
-    parser.add_argument("analysis", help="The analysis; RUN ANALYSIS --help lists its options.")
+    parser.add_argument(
+        "analysis", help="The analysis, or package.module:function; RUN ANALYSIS --help lists its options."
+    )
     parser.add_argument("--steps", default="last", help="Checkpoints: last, first, all, or steps as 0,100,200.")
     parser.add_argument("--split", type=Literal["train", "test"], default="train", help="The data averaged over.")
     parser.add_argument("--examples", type=int | None, default=None, help="How many of its examples; all if left out.")
@@ -32,7 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     add_allow(parser)
     # the options to be parsed depend on the analysis, which may stand anywhere among the arguments
-    name = next((argument for argument in arguments if argument in analyses.available()), None)
+    name = next((argument for argument in arguments if argument in analyses.available()), None) or next(
+        filter(NAMED.fullmatch, arguments), None
+    )
     options: list[str] = []
     if name is not None:
         analysis = analyses.get(name)
