@@ -29,6 +29,7 @@ from analyses.directions.momentum import momentum_of
 from landscape import distributed
 from landscape.objective.model_function import Mode
 from landscape.objective.objective import Objective
+from landscape.runs.named_vectors import VECTORS
 from optimizers.ground.signatures import check_values, options_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Analysis:
     """A registered analysis: call it with an `Objective` or a `Checkpoint` and keyword options.
 
     A checkpoint brings its own objective (`split`, `examples`, `device` and `dtype` choose it) and, where the analysis
-    takes a `momentum`, its own momentum. With an `Objective` the momentum is the optimizer itself, whose first moments
+    takes a `momentum`, a `gradient_average` or a `previous_gradient`, its own (`checkpoint.vectors`). With an `Objective` the momentum is the optimizer itself, whose first moments
     are mapped to the model's parameters, or a vector or mapping (`analyses.directions.momentum`).
 
     What an analysis draws at random it draws from `seed`; at a checkpoint from `seed`, the run's own seed and the step
@@ -168,9 +169,11 @@ class Analysis:
                 "checkpoint": subject.path.name,
                 "experiment": subject.experiment.to_toml(),  # the checkpoint's own, whatever experiment.toml says today
             }
-            if "momentum" in self.options and options.get("momentum") is None and subject.momentum is not None:
-                options["momentum"] = subject.momentum.to(objective.theta)
-                provenance["momentum"] = "the checkpoint's"
+            for name in VECTORS:
+                wanted = name in self.options and options.get(name) is None
+                if wanted and (found := subject.vectors.get(name)) is not None:
+                    options[name] = found.to(objective.theta)
+                    provenance[name] = "the checkpoint's"
         if "momentum" in self.options and options.get("momentum") is not None:
             given = options["momentum"]
             options["momentum"] = momentum_of(objective, given)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
 from landscape.runs.metric_series import Series
+from landscape.runs.named_vectors import NamedVectors
 from landscape.shortened import shortened
 from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
@@ -76,6 +77,11 @@ class Checkpoint:
         """The base optimizer's first moment (n,) in the same coordinates; None where it has none."""
         momentum = self._contents.momentum
         return None if momentum is None else self._flat(momentum)
+
+    @property
+    def vectors(self) -> NamedVectors:
+        """`momentum`, `gradient_average`, `previous_gradient` (n,) in the same coordinates, those that the file has."""
+        return NamedVectors(lambda: self.momentum, lambda: self.parameters, self.state, self._contents.groups)
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         size = sum(tensor.nbytes for tensor in tensors.values())

@@ -95,9 +95,9 @@ def test_anybodys_function_is_an_analysis_where_one_is_named(
     assert "--allow theirs:own_question" in capsys.readouterr().err
     monkeypatch.setenv(imports.VARIABLE, "")  # --allow sets it, and this puts it back
     assert main(["figure", str(file), "--output", str(tmp_path), "--allow", "theirs:own_question"]) == 0
+    imports._allowed.clear()
+    monkeypatch.setenv(imports.VARIABLE, "")
     with imports.from_file(), pytest.raises(PermissionError, match="a file asks to run this code"):
-        imports._allowed.clear()
-        monkeypatch.setenv(imports.VARIABLE, "")
         analyses.get("theirs:own_question")
     with pytest.raises(ValueError, match="expected a function under @analysis, got int"):
         analyses.get("theirs:plain")
