@@ -26,6 +26,8 @@ from torch.optim import Optimizer
 
 from analyses import discovery, draws
 from analyses.directions.momentum import momentum_of
+from analyses.second_subject import checkpoint_of, in_words, subjects_of
+from analyses.subject_key import contents_of
 from landscape import distributed
 from landscape.objective.model_function import Mode
 from landscape.objective.objective import Objective
@@ -58,6 +60,9 @@ class Analysis:
     A checkpoint brings its own objective (`split`, `examples`, `device` and `dtype` choose it) and, where the analysis
     takes a `momentum`, a `gradient_average` or a `previous_gradient`, its own (`checkpoint.vectors`). With an `Objective` the momentum is the optimizer itself, whose first moments
     are mapped to the model's parameters, or a vector or mapping (`analyses.directions.momentum`).
+
+    A parameter annotated `Checkpoint` is a second subject: a checkpoint, a run (its last), or where it lies, as
+    `runs/b@1200` (`analyses.second_subject`).
 
     What an analysis draws at random it draws from `seed`; at a checkpoint from `seed`, the run's own seed and the step
     together (`analyses.draws`), so that a mean over runs is a mean over draws too.
@@ -132,14 +137,25 @@ class Analysis:
                 f"{self.name}: expected each of the options {', '.join(self.options)} once, got more values"
             )
         options |= dict(zip(self.options, values, strict=False))
+        options |= {
+            name: checkpoint_of(options[name]) for name in subjects_of(self.options) if options.get(name) is not None
+        }
         unknown = set(options) - set(self.options)
         if unknown:
             raise TypeError(
                 f"{self.name}: expected options among {', '.join(self.options)}; got {', '.join(sorted(unknown))}"
             )
+        missing = [name for name, p in self.options.items() if p.default is p.empty and name not in options]
+        if missing:
+            raise TypeError(f"{self.name}: expected {', '.join(missing)}, which has no default; got none")
         check_values(self.name, options_of(self.function), options)
         provenance: dict[str, Any] = {}
         asked = dict(options)
+        for name in subjects_of(self.options):
+            if (second := options.get(name)) is not None:
+                asked[name] = provenance[name] = in_words(second)
+                provenance[f"{name}_experiment"] = second.experiment.to_toml()
+                provenance[f"{name}_contents"] = contents_of(second.path)
         if isinstance(subject, Objective):
             if (split, examples, device, dtype) != ("train", None, None, None):
                 raise TypeError(

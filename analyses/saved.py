@@ -21,7 +21,8 @@ import torch
 import xarray as xr
 
 from analyses import registry
-from analyses.subject_key import contents_key
+from analyses.second_subject import checkpoint_of, subjects_of
+from analyses.subject_key import contents_key, contents_of
 from landscape import distributed
 from landscape.runs.run import Checkpoint, Run
 from landscape.store.atomic_file import remove_leftovers
@@ -42,6 +43,13 @@ def analysis_path(
     # every option with its value, defaults too: where a release changes a default, it asks another question
     analysis = registry.get(name)
     defaults = {key: option.default for key, option in analysis.options.items()}
+    known = defaults | options
+    seconds = [key for key in subjects_of(analysis.options) if known[key] is not None]
+    missing = [key for key in seconds if known[key] is inspect.Parameter.empty]
+    if missing:
+        raise TypeError(f"{name}: expected {', '.join(missing)}, a checkpoint or the path of one; got none")
+    # a second subject is what it holds, wherever it lies
+    known |= {key: contents_of(checkpoint_of(known[key]).path) for key in seconds}
     asked = {
         "format": FORMAT,
         "analysis": analysis.origin,
@@ -50,7 +58,7 @@ def analysis_path(
         "split": split,
         "examples": examples,
         "dtype": dtype,
-        "options": _plain(name, defaults | options),
+        "options": _plain(name, known),
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return run.path / "analyses" / f"{analysis.name}-{step:08d}-{digest[:10]}.h5"
@@ -93,7 +101,7 @@ def analyze(
         examples: How many of them; all where left out.
         device: Where to compute; where left out, where the run was trained if that exists here.
         dtype: `float32` or `float64`; where left out, the run's own.
-        **options: Of the analysis.
+        **options: Of the analysis; a second checkpoint also by its path, `runs/b` or `runs/b@1200`.
 
     Raises:
         ValueError: An unknown name, step or option.

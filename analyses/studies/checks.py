@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from jsonargparse import ArgumentParser, Namespace
 
 import analyses
+from analyses.second_subject import subjects_of, vectors_of
 from analyses.studies.results import quantity
 from analyses.studies.study import Claim, Question, Study
 from landscape import data, imports
@@ -42,13 +43,15 @@ def _check_options(question: Question) -> None:
     with imports.from_file():  # a study is one
         analysis = analyses.get(question.name)
     # a vector cannot stand in a file; the momentum comes from the checkpoint
-    vectors = {key for key, option in analysis.options.items() if "Tensor" in str(option.annotation)}
+    vectors, seconds = set(vectors_of(analysis.options)), subjects_of(analysis.options)
     known = [key for key in analysis.options if key not in vectors]
     unknown = sorted(set(question.options) - set(known))
     if unknown:
         raise ValueError(f"{question.id}: unknown option {unknown[0]!r}: expected among {', '.join(known)}")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors})
+    parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors, *seconds})
+    for key in seconds:
+        parser.add_argument(f"--{key}", type=str | None)
     try:
         parser.parse_object(Namespace(**copy.deepcopy(question.options)))  # it writes into what it is given
     except Exception as error:  # the parser raises many kinds

@@ -17,6 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     """Answer one analysis at a run's checkpoints, from the files where they exist."""
     import analyses
     from analyses.saved import analyze, device_of
+    from analyses.second_subject import subjects_of, vectors_of
     from landscape import distributed
     from landscape.runs.run import Run
 
@@ -44,9 +45,17 @@ def main(arguments: Sequence[str]) -> None:
     if name is not None:
         analysis = analyses.get(name)
         # a vector cannot be typed on a command line; the momentum comes from the checkpoint
-        vectors = {key for key, option in analysis.options.items() if "Tensor" in str(option.annotation)}
+        vectors, seconds = set(vectors_of(analysis.options)), subjects_of(analysis.options)
         options = [key for key in analysis.options if key not in vectors]
-        parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors})
+        parser.add_function_arguments(analysis.function, fail_untyped=False, skip={1, *vectors, *seconds})
+        for key in seconds:
+            required = analysis.options[key].default is analysis.options[key].empty
+            parser.add_argument(
+                f"--{key}",
+                type=str if required else str | None,
+                required=required,
+                help="A second run, at its last checkpoint, or at a step as runs/b@1200.",
+            )
     chosen = parser.parse_args(list(arguments)).as_dict()
     allow(chosen["allow"])
     analyses.get(chosen["analysis"])
