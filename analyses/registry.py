@@ -16,15 +16,14 @@ import inspect
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 import xarray as xr
 from torch.optim import Optimizer
 
 from analyses import discovery, draws
+from analyses.attributes import as_attribute, describe, plain
 from analyses.directions.momentum import momentum_of
 from analyses.second_subject import checkpoint_of, in_words, subjects_of
 from analyses.subject_key import contents_of
@@ -48,6 +47,9 @@ RESERVED = {
     "steps",
     "split",
     "examples",
+    "draw",
+    "micro_batch",
+    "autocast",
     "device",
     "dtype",
     "allow",
@@ -57,7 +59,7 @@ RESERVED = {
 class Analysis:
     """A registered analysis: call it with an `Objective` or a `Checkpoint` and keyword options.
 
-    A checkpoint brings its own objective (`split`, `examples`, `device` and `dtype` choose it) and, where the analysis
+    A checkpoint brings its own objective (the arguments of `__call__` choose it) and, where the analysis
     takes a `momentum`, a `gradient_average` or a `previous_gradient`, its own (`checkpoint.vectors`). With an `Objective` the momentum is the optimizer itself, whose first moments
     are mapped to the model's parameters, or a vector or mapping (`analyses.directions.momentum`).
 
@@ -124,11 +126,17 @@ class Analysis:
         *values: Any,
         split: str = "train",
         examples: int | None = None,
+        draw: int = 0,
+        micro_batch: int | None = None,
+        autocast: torch.dtype | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> xr.Dataset:
-        """Run the analysis on `subject`; `split`, `examples`, `device` and `dtype` only speak of checkpoints.
+        """Run the analysis on `subject`; all other named arguments only speak of checkpoints.
+
+        They are those of `Checkpoint.objective`: of the `split`'s data `examples` drawn at random by `draw`, `micro_batch`
+        rows of a batch at once, the model under `autocast` to a dtype, on `device` in `dtype`.
 
         `values` are options in the order of the signature.
         """
@@ -157,9 +165,9 @@ class Analysis:
                 provenance[f"{name}_experiment"] = second.experiment.to_toml()
                 provenance[f"{name}_contents"] = contents_of(second.path)
         if isinstance(subject, Objective):
-            if (split, examples, device, dtype) != ("train", None, None, None):
+            if (split, examples, draw, micro_batch, autocast, device, dtype) != ("train", None, 0, *[None] * 4):
                 raise TypeError(
-                    f"{self.name}: split, examples, device and dtype choose a checkpoint's objective; "
+                    f"{self.name}: split, examples, draw, micro_batch, autocast, device and dtype choose a checkpoint's objective; "
                     "got an Objective, which already has its data: set them where it is made"
                 )
             objective = subject
@@ -176,10 +184,20 @@ class Analysis:
             # an analysis of single batches is computed by every process alike: right, if not faster
             parallel = self.data_parallel and distributed.world_size() > 1
             objective = subject.objective(
-                split, examples=examples, device=device, dtype=dtype, data_parallel=parallel, **chosen
+                split,
+                examples=examples,
+                draw=draw,
+                micro_batch=micro_batch,
+                autocast=autocast,
+                device=device,
+                dtype=dtype,
+                data_parallel=parallel,
+                **chosen,
             )
             provenance |= {
                 "split": split,
+                **({} if examples is None else {"draw": draw}),
+                **({} if micro_batch is None else {"micro_batch": micro_batch}),
                 "step": subject.step,
                 "run": subject.path.parents[1].name,
                 "checkpoint": subject.path.name,
@@ -214,32 +232,7 @@ class Analysis:
 
     def _recorded(self, options: dict[str, Any]) -> dict[str, Any]:
         defaults = {name: p.default for name, p in self.options.items() if p.default is not inspect.Parameter.empty}
-        return {name: _plain(value) for name, value in (defaults | options).items() if not callable(value)}
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it; a vector is recorded by its shape, not its entries."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return f"array of shape {tuple(value.shape)}" if value.ndim and value.shape[0] > 64 else value.tolist()
-    if isinstance(value, tuple | list | range):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
-
-
-def describe(objective: Objective) -> dict[str, Any]:
-    """The attributes that say of what the numbers are, and by which versions."""
-    return {
-        **{f"objective_{key}": as_attribute(value) for key, value in objective.description.items()},
-        "torch_version": str(torch.__version__),  # a str subclass that HDF5 attributes do not take
-        "toolkit_version": version("landscape-toolkit"),
-    }
-
-
-def as_attribute(value: Any) -> Any:
-    """HDF5 attributes hold text, numbers and number arrays: a bool becomes 0 or 1, anything else its text."""
-    if isinstance(value, bool | np.bool_):
-        return int(value)
-    return value if isinstance(value, str | int | float | np.ndarray | np.number) else str(value)
+        return {name: plain(value) for name, value in (defaults | options).items() if not callable(value)}
 
 
 def analysis(

@@ -37,7 +37,17 @@ class DamagedAnalysis(ValueError):
 
 
 def analysis_path(
-    run: Run, name: str, step: int, *, split: str, examples: int | None, dtype: str | None, options: dict[str, Any]
+    run: Run,
+    name: str,
+    step: int,
+    *,
+    split: str,
+    examples: int | None,
+    dtype: str | None,
+    options: dict[str, Any],
+    draw: int = 0,
+    micro_batch: int | None = None,
+    autocast: str | None = None,
 ) -> Path:
     """Where the analysis `name` of the checkpoint at `step` is kept."""
     # every option with its value, defaults too: where a release changes a default, it asks another question
@@ -58,6 +68,10 @@ def analysis_path(
         "split": split,
         "examples": examples,
         "dtype": dtype,
+        # only where asked for, so that answers from before there were these are found
+        **({} if not draw else {"draw": draw}),
+        **({} if micro_batch is None else {"micro_batch": micro_batch}),
+        **({} if autocast is None else {"autocast": autocast}),
         "options": _plain(name, known),
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -84,6 +98,9 @@ def analyze(
     step: int | str = "last",
     split: str = "train",
     examples: int | None = None,
+    draw: int = 0,
+    micro_batch: int | None = None,
+    autocast: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     **options: Any,
@@ -99,6 +116,9 @@ def analyze(
         step: Of the checkpoint, or `first` or `last`.
         split: Which data the objective averages over, `train` or `test`.
         examples: How many of them; all where left out.
+        draw: Which of them: another number, another random part.
+        micro_batch: Rows of a batch computed at once, to fit memory.
+        autocast: `bfloat16` or `float16`: the model's arithmetic under autocast; off where left out.
         device: Where to compute; where left out, where the run was trained if that exists here.
         dtype: `float32` or `float64`; where left out, the run's own.
         **options: Of the analysis; a second checkpoint also by its path, `runs/b` or `runs/b@1200`.
@@ -110,7 +130,18 @@ def analyze(
     run = run if isinstance(run, Run) else Run.open(run)
     analysis = registry.get(name)
     checkpoint = run.checkpoint(step)
-    path = analysis_path(run, name, checkpoint.step, split=split, examples=examples, dtype=dtype, options=options)
+    path = analysis_path(
+        run,
+        name,
+        checkpoint.step,
+        split=split,
+        examples=examples,
+        dtype=dtype,
+        options=options,
+        draw=draw,
+        micro_batch=micro_batch,
+        autocast=autocast,
+    )
     known = path.exists()
     if known and _unsealed(path):
         warnings.warn(f"{path}: saved by an older release, without a seal; it is computed again", stacklevel=2)
@@ -121,6 +152,9 @@ def analyze(
     precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if dtype is not None and precision is None:
         raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
+    half = None if autocast is None else {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(autocast)
+    if autocast is not None and half is None:
+        raise ValueError(f"autocast: expected bfloat16 or float16, got {autocast!r}")
     if checkpoint.experiment != run.experiment:
         different = checkpoint.experiment.difference(run.experiment, f"in {checkpoint.path.name}", "in experiment.toml")
         warnings.warn(
@@ -129,7 +163,17 @@ def analyze(
             stacklevel=2,
         )
     device = device or device_of(checkpoint)
-    dataset = analysis(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
+    dataset = analysis(
+        checkpoint,
+        split=split,
+        examples=examples,
+        draw=draw,
+        micro_batch=micro_batch,
+        autocast=half,
+        device=device,
+        dtype=precision,
+        **options,
+    )
     if distributed.rank() == 0:
         write(dataset, path)
     distributed.barrier()

@@ -30,6 +30,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", default="last", help="Checkpoints: last, first, all, or steps as 0,100,200.")
     parser.add_argument("--split", type=Literal["train", "test"], default="train", help="The data averaged over.")
     parser.add_argument("--examples", type=int | None, default=None, help="How many of its examples; all if left out.")
+    parser.add_argument("--draw", type=int, default=0, help="Which of them: another number, another random part.")
+    parser.add_argument("--micro_batch", type=int | None, default=None, help="Rows of a batch at once, to fit memory.")
+    parser.add_argument(
+        "--autocast",
+        type=Literal["bfloat16", "float16"] | None,
+        default=None,
+        help="The model's arithmetic; off if left out.",
+    )
     parser.add_argument(
         "--device", type=str | None, default=None, help="Where to compute, if not where it was trained."
     )
@@ -68,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(
                 f"--steps: expected last, first, all or numbers as 0,100, got {chosen['steps']!r}"
             ) from None
-    common = {key: chosen[key] for key in ("split", "examples", "device", "dtype")}
+    common = {key: chosen[key] for key in ("split", "examples", "draw", "micro_batch", "autocast", "device", "dtype")}
     with distributed.process_group(chosen["device"] or device_of(run)) as device:
         first = distributed.rank() == 0
         if distributed.world_size() > 1:
