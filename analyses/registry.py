@@ -153,10 +153,10 @@ class Analysis:
             raise TypeError(
                 f"{self.name}: expected options among {', '.join(self.options)}; got {', '.join(sorted(unknown))}"
             )
+        check_values(self.name, options_of(self.function), options)
         missing = [name for name, p in self.options.items() if p.default is p.empty and name not in options]
         if missing:
             raise TypeError(f"{self.name}: expected {', '.join(missing)}, which has no default; got none")
-        check_values(self.name, options_of(self.function), options)
         provenance: dict[str, Any] = {}
         asked = dict(options)
         for name in subjects_of(self.options):
@@ -172,7 +172,7 @@ class Analysis:
                 )
             objective = subject
         else:
-            chosen: dict[str, Any] = {}
+            chosen: dict[str, Any] = {"mode": self.mode}
             if "seed" in self.options:
                 # what is recorded is the seed asked for; what it stands for at this checkpoint is drawn from
                 asked["seed"] = asked.get("seed", self.options["seed"].default)
@@ -180,7 +180,7 @@ class Analysis:
                 provenance["drawn_from"] = draws.describe(subject, asked["seed"])
             if self.minibatches:
                 # as training has them: of its size, put together at random, BatchNorm with the batch's statistics
-                chosen = {"batch_size": subject.experiment.batch_size, "shuffle": options["seed"], "mode": self.mode}
+                chosen |= {"batch_size": subject.experiment.batch_size, "shuffle": options["seed"]}
             # an analysis of single batches is computed by every process alike: right, if not faster
             parallel = self.data_parallel and distributed.world_size() > 1
             objective = subject.objective(
