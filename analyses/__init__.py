@@ -14,6 +14,7 @@ from analyses.curvature.spectrum import (
 from analyses.curvature.trace import compare_trace, estimate_trace, plot_trace, trace
 from analyses.curvature.tracking import track_eigenvalues
 from analyses.estimators.quadrature import lanczos_quadrature
+from analyses.gradients.friendliness import friendliness, plot_friendliness
 from analyses.gradients.psf import compare_psf, plot_psf, psf
 from analyses.gradients.similarity import (
     compare_angle,
@@ -23,6 +24,7 @@ from analyses.gradients.similarity import (
 )
 from analyses.krylov.lanczos import lanczos
 from analyses.registry import Analysis, analysis, available, get
+from analyses.sharpness.barrier import interpolation_barrier, plot_interpolation_barrier
 from analyses.sharpness.directional import (
     compare_directional_sharpness,
     directional_sharpness,
@@ -36,6 +38,9 @@ __all__ = [  # noqa: RUF022 - grouped by question, not by letter
     "compare_directional_sharpness",
     "directional_sharpness",
     "plot_directional_sharpness",
+    # how far it rises between two checkpoints
+    "interpolation_barrier",
+    "plot_interpolation_barrier",
     # the same for groups of m examples at their worst, and over a line or a plane
     "compare_loss_surface",
     "compare_m_sharpness",
@@ -47,7 +52,9 @@ __all__ = [  # noqa: RUF022 - grouped by question, not by letter
     "compare_angle",
     "compare_gradient_similarity",
     "compare_psf",
+    "friendliness",
     "gradient_similarity",
+    "plot_friendliness",
     "plot_gradient_similarity",
     "plot_psf",
     "psf",

@@ -16,19 +16,21 @@ import inspect
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 import xarray as xr
 from torch.optim import Optimizer
 
-from analyses import draws
+from analyses import discovery, draws
+from analyses.attributes import as_attribute, describe, plain
 from analyses.directions.momentum import momentum_of
+from analyses.second_subject import checkpoint_of, in_words, subjects_of
+from analyses.subject_key import contents_of
 from landscape import distributed
 from landscape.objective.model_function import Mode
 from landscape.objective.objective import Objective
+from landscape.runs.named_vectors import VECTORS
 from optimizers.ground.signatures import check_values, options_of
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ RESERVED = {
     "steps",
     "split",
     "examples",
+    "draw",
+    "micro_batch",
+    "autocast",
     "device",
     "dtype",
     "allow",
@@ -54,9 +59,12 @@ RESERVED = {
 class Analysis:
     """A registered analysis: call it with an `Objective` or a `Checkpoint` and keyword options.
 
-    A checkpoint brings its own objective (`split`, `examples`, `device` and `dtype` choose it) and, where the analysis
-    takes a `momentum`, its own momentum. With an `Objective` the momentum is the optimizer itself, whose first moments
+    A checkpoint brings its own objective (the arguments of `__call__` choose it) and, where the analysis
+    takes a `momentum`, a `gradient_average` or a `previous_gradient`, its own (`checkpoint.vectors`). With an `Objective` the momentum is the optimizer itself, whose first moments
     are mapped to the model's parameters, or a vector or mapping (`analyses.directions.momentum`).
+
+    A parameter annotated `Checkpoint` is a second subject: a checkpoint, a run (its last), or where it lies, as
+    `runs/b@1200` (`analyses.second_subject`).
 
     What an analysis draws at random it draws from `seed`; at a checkpoint from `seed`, the run's own seed and the step
     together (`analyses.draws`), so that a mean over runs is a mean over draws too.
@@ -86,6 +94,12 @@ class Analysis:
         functools.update_wrapper(self, function)
 
     @property
+    def origin(self) -> str:
+        """How any process names it: its name, or `package.module:function` where it lies outside this package."""
+        module = self.function.__module__
+        return self.name if module.split(".")[0] == "analyses" else f"{module}:{self.name}"
+
+    @property
     def summary(self) -> str:
         """The first line of the docstring."""
         return inspect.getdoc(self.function).split("\n", 1)[0]  # type: ignore[union-attr]
@@ -112,11 +126,17 @@ class Analysis:
         *values: Any,
         split: str = "train",
         examples: int | None = None,
+        draw: int = 0,
+        micro_batch: int | None = None,
+        autocast: torch.dtype | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> xr.Dataset:
-        """Run the analysis on `subject`; `split`, `examples`, `device` and `dtype` only speak of checkpoints.
+        """Run the analysis on `subject`; all other named arguments only speak of checkpoints.
+
+        They are those of `Checkpoint.objective`: of the `split`'s data `examples` drawn at random by `draw`, `micro_batch`
+        rows of a batch at once, the model under `autocast` to a dtype, on `device` in `dtype`.
 
         `values` are options in the order of the signature.
         """
@@ -125,23 +145,34 @@ class Analysis:
                 f"{self.name}: expected each of the options {', '.join(self.options)} once, got more values"
             )
         options |= dict(zip(self.options, values, strict=False))
+        options |= {
+            name: checkpoint_of(options[name]) for name in subjects_of(self.options) if options.get(name) is not None
+        }
         unknown = set(options) - set(self.options)
         if unknown:
             raise TypeError(
                 f"{self.name}: expected options among {', '.join(self.options)}; got {', '.join(sorted(unknown))}"
             )
         check_values(self.name, options_of(self.function), options)
+        missing = [name for name, p in self.options.items() if p.default is p.empty and name not in options]
+        if missing:
+            raise TypeError(f"{self.name}: expected {', '.join(missing)}, which has no default; got none")
         provenance: dict[str, Any] = {}
         asked = dict(options)
+        for name in subjects_of(self.options):
+            if (second := options.get(name)) is not None:
+                asked[name] = provenance[name] = in_words(second)
+                provenance[f"{name}_experiment"] = second.experiment.to_toml()
+                provenance[f"{name}_contents"] = contents_of(second.path)
         if isinstance(subject, Objective):
-            if (split, examples, device, dtype) != ("train", None, None, None):
+            if (split, examples, draw, micro_batch, autocast, device, dtype) != ("train", None, 0, *[None] * 4):
                 raise TypeError(
-                    f"{self.name}: split, examples, device and dtype choose a checkpoint's objective; "
+                    f"{self.name}: split, examples, draw, micro_batch, autocast, device and dtype choose a checkpoint's objective; "
                     "got an Objective, which already has its data: set them where it is made"
                 )
             objective = subject
         else:
-            chosen: dict[str, Any] = {}
+            chosen: dict[str, Any] = {"mode": self.mode}
             if "seed" in self.options:
                 # what is recorded is the seed asked for; what it stands for at this checkpoint is drawn from
                 asked["seed"] = asked.get("seed", self.options["seed"].default)
@@ -149,22 +180,34 @@ class Analysis:
                 provenance["drawn_from"] = draws.describe(subject, asked["seed"])
             if self.minibatches:
                 # as training has them: of its size, put together at random, BatchNorm with the batch's statistics
-                chosen = {"batch_size": subject.experiment.batch_size, "shuffle": options["seed"], "mode": self.mode}
+                chosen |= {"batch_size": subject.experiment.batch_size, "shuffle": options["seed"]}
             # an analysis of single batches is computed by every process alike: right, if not faster
             parallel = self.data_parallel and distributed.world_size() > 1
             objective = subject.objective(
-                split, examples=examples, device=device, dtype=dtype, data_parallel=parallel, **chosen
+                split,
+                examples=examples,
+                draw=draw,
+                micro_batch=micro_batch,
+                autocast=autocast,
+                device=device,
+                dtype=dtype,
+                data_parallel=parallel,
+                **chosen,
             )
             provenance |= {
                 "split": split,
+                **({} if examples is None else {"draw": draw}),
+                **({} if micro_batch is None else {"micro_batch": micro_batch}),
                 "step": subject.step,
                 "run": subject.path.parents[1].name,
                 "checkpoint": subject.path.name,
                 "experiment": subject.experiment.to_toml(),  # the checkpoint's own, whatever experiment.toml says today
             }
-            if "momentum" in self.options and options.get("momentum") is None and subject.momentum is not None:
-                options["momentum"] = subject.momentum.to(objective.theta)
-                provenance["momentum"] = "the checkpoint's"
+            for name in VECTORS:
+                wanted = name in self.options and options.get(name) is None
+                if wanted and (found := subject.vectors.get(name)) is not None:
+                    options[name] = found.to(objective.theta)
+                    provenance[name] = "the checkpoint's"
         if "momentum" in self.options and options.get("momentum") is not None:
             given = options["momentum"]
             options["momentum"] = momentum_of(objective, given)
@@ -177,6 +220,7 @@ class Analysis:
         cost = {name: getattr(objective, name) - count for name, count in zip(counters, before, strict=True)}
         dataset.attrs = {
             "analysis": self.name,
+            **({} if self.origin == self.name else {"analysis_from": self.origin}),
             "options": json.dumps(self._recorded(asked), sort_keys=True),
             **provenance,
             **describe(objective),
@@ -188,32 +232,7 @@ class Analysis:
 
     def _recorded(self, options: dict[str, Any]) -> dict[str, Any]:
         defaults = {name: p.default for name, p in self.options.items() if p.default is not inspect.Parameter.empty}
-        return {name: _plain(value) for name, value in (defaults | options).items() if not callable(value)}
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it; a vector is recorded by its shape, not its entries."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return f"array of shape {tuple(value.shape)}" if value.ndim and value.shape[0] > 64 else value.tolist()
-    if isinstance(value, tuple | list | range):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
-
-
-def describe(objective: Objective) -> dict[str, Any]:
-    """The attributes that say of what the numbers are, and by which versions."""
-    return {
-        **{f"objective_{key}": as_attribute(value) for key, value in objective.description.items()},
-        "torch_version": str(torch.__version__),  # a str subclass that HDF5 attributes do not take
-        "toolkit_version": version("landscape-toolkit"),
-    }
-
-
-def as_attribute(value: Any) -> Any:
-    """HDF5 attributes hold text, numbers and number arrays: a bool becomes 0 or 1, anything else its text."""
-    if isinstance(value, bool | np.bool_):
-        return int(value)
-    return value if isinstance(value, str | int | float | np.ndarray | np.number) else str(value)
+        return {name: plain(value) for name, value in (defaults | options).items() if not callable(value)}
 
 
 def analysis(
@@ -251,12 +270,27 @@ def analysis(
 
 
 def available() -> tuple[str, ...]:
-    """The names of all registered analyses, sorted."""
+    """The names of all analyses in the wings and of those registered elsewhere, sorted."""
+    discovery.import_wings()
     return tuple(sorted(_REGISTRY))
 
 
 def get(name: str) -> Analysis:
-    """The analysis called `name`; an unknown name answers with the names that exist."""
+    """The analysis called `name`, or `package.module:function`; an unknown name answers with the names that exist.
+
+    Raises:
+        ValueError: There is none, or what is there is not under `@analysis`.
+        PermissionError: A file named code of another package, and nobody allowed it (`landscape.imports`).
+    """
+    if ":" in name:
+        found = discovery.imported(name)
+        if not isinstance(found, Analysis):
+            raise ValueError(f"analysis {name!r}: expected a function under @analysis, got {type(found).__name__}")
+        return found
     if name not in _REGISTRY:
-        raise ValueError(f"unknown analysis {name!r}: expected one of {', '.join(available())}")
+        discovery.import_wings()
+    if name not in _REGISTRY:
+        raise ValueError(
+            f"unknown analysis {name!r}: expected one of {', '.join(available())}, or package.module:function"
+        )
     return _REGISTRY[name]

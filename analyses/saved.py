@@ -21,7 +21,8 @@ import torch
 import xarray as xr
 
 from analyses import registry
-from analyses.subject_key import contents_key
+from analyses.second_subject import checkpoint_of, subjects_of
+from analyses.subject_key import contents_key, contents_of
 from landscape import distributed
 from landscape.runs.run import Checkpoint, Run
 from landscape.store.atomic_file import remove_leftovers
@@ -36,23 +37,45 @@ class DamagedAnalysis(ValueError):
 
 
 def analysis_path(
-    run: Run, name: str, step: int, *, split: str, examples: int | None, dtype: str | None, options: dict[str, Any]
+    run: Run,
+    name: str,
+    step: int,
+    *,
+    split: str,
+    examples: int | None,
+    dtype: str | None,
+    options: dict[str, Any],
+    draw: int = 0,
+    micro_batch: int | None = None,
+    autocast: str | None = None,
 ) -> Path:
     """Where the analysis `name` of the checkpoint at `step` is kept."""
     # every option with its value, defaults too: where a release changes a default, it asks another question
-    defaults = {key: option.default for key, option in registry.get(name).options.items()}
+    analysis = registry.get(name)
+    defaults = {key: option.default for key, option in analysis.options.items()}
+    known = defaults | options
+    seconds = [key for key in subjects_of(analysis.options) if known[key] is not None]
+    missing = [key for key in seconds if known[key] is inspect.Parameter.empty]
+    if missing:
+        raise TypeError(f"{name}: expected {', '.join(missing)}, a checkpoint or the path of one; got none")
+    # a second subject is what it holds, wherever it lies
+    known |= {key: contents_of(checkpoint_of(known[key]).path) for key in seconds}
     asked = {
         "format": FORMAT,
-        "analysis": name,
+        "analysis": analysis.origin,
         "step": step,
         "contents": contents_key(run, step),
         "split": split,
         "examples": examples,
         "dtype": dtype,
-        "options": _plain(name, defaults | options),
+        # only where asked for, so that answers from before there were these are found
+        **({} if not draw else {"draw": draw}),
+        **({} if micro_batch is None else {"micro_batch": micro_batch}),
+        **({} if autocast is None else {"autocast": autocast}),
+        "options": _plain(name, known),
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    return run.path / "analyses" / f"{name}-{step:08d}-{digest[:10]}.h5"
+    return run.path / "analyses" / f"{analysis.name}-{step:08d}-{digest[:10]}.h5"
 
 
 def _plain(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +98,9 @@ def analyze(
     step: int | str = "last",
     split: str = "train",
     examples: int | None = None,
+    draw: int = 0,
+    micro_batch: int | None = None,
+    autocast: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     **options: Any,
@@ -86,31 +112,49 @@ def analyze(
 
     Args:
         run: The run or its folder.
-        name: A registered analysis.
+        name: A registered analysis, or `package.module:function`.
         step: Of the checkpoint, or `first` or `last`.
         split: Which data the objective averages over, `train` or `test`.
         examples: How many of them; all where left out.
+        draw: Which of them: another number, another random part.
+        micro_batch: Rows of a batch computed at once, to fit memory.
+        autocast: `bfloat16` or `float16`: the model's arithmetic under autocast; off where left out.
         device: Where to compute; where left out, where the run was trained if that exists here.
         dtype: `float32` or `float64`; where left out, the run's own.
-        **options: Of the analysis.
+        **options: Of the analysis; a second checkpoint also by its path, `runs/b` or `runs/b@1200`.
 
     Raises:
         ValueError: An unknown name, step or option.
         DamagedAnalysis: The file exists and is not whole; its name and the reason are in the message.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    analysis = registry.get(name)
     checkpoint = run.checkpoint(step)
-    path = analysis_path(run, name, checkpoint.step, split=split, examples=examples, dtype=dtype, options=options)
+    path = analysis_path(
+        run,
+        name,
+        checkpoint.step,
+        split=split,
+        examples=examples,
+        dtype=dtype,
+        options=options,
+        draw=draw,
+        micro_batch=micro_batch,
+        autocast=autocast,
+    )
     known = path.exists()
     if known and _unsealed(path):
         warnings.warn(f"{path}: saved by an older release, without a seal; it is computed again", stacklevel=2)
         known = False
     distributed.barrier()  # all have looked before one of them writes
     if known:
-        return read(path, name)
+        return read(path, analysis.name)
     precision = None if dtype is None else {"float32": torch.float32, "float64": torch.float64}.get(dtype)
     if dtype is not None and precision is None:
         raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
+    half = None if autocast is None else {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(autocast)
+    if autocast is not None and half is None:
+        raise ValueError(f"autocast: expected bfloat16 or float16, got {autocast!r}")
     if checkpoint.experiment != run.experiment:
         different = checkpoint.experiment.difference(run.experiment, f"in {checkpoint.path.name}", "in experiment.toml")
         warnings.warn(
@@ -119,12 +163,22 @@ def analyze(
             stacklevel=2,
         )
     device = device or device_of(checkpoint)
-    dataset = registry.get(name)(checkpoint, split=split, examples=examples, device=device, dtype=precision, **options)
+    dataset = analysis(
+        checkpoint,
+        split=split,
+        examples=examples,
+        draw=draw,
+        micro_batch=micro_batch,
+        autocast=half,
+        device=device,
+        dtype=precision,
+        **options,
+    )
     if distributed.rank() == 0:
         write(dataset, path)
     distributed.barrier()
     # not the computed one: what is reported is what the file holds
-    return read(path, name)
+    return read(path, analysis.name)
 
 
 def device_of(trained: Run | Checkpoint) -> str:

@@ -19,13 +19,16 @@ from landscape.runs.run import Run
 
 
 def contents_key(run: Run, step: int) -> str:
-    """A digest of the checkpoint at `step`: experiment, weights, buffers and momentum; empty where there is none.
+    """A digest of the checkpoint at `step`: experiment, weights, buffers and the optimizer's vectors; empty where there is none.
 
     Cost: reading them, once a file and process.
     """
     path = run.checkpoint_path(step)
-    if not path.exists():
-        return ""
+    return contents_of(path) if path.exists() else ""
+
+
+def contents_of(path: Path) -> str:
+    """The digest of the checkpoint in a file."""
     found = path.stat()
     return _digest(path, found.st_mtime_ns, found.st_size, found.st_ino)
 
@@ -35,11 +38,13 @@ def _digest(path: Path, *_state: int) -> str:
     checkpoint = Checkpoint.open(path)
     digest = xxhash.xxh3_128()
     digest.update(str(checkpoint.attributes.get("experiment", "")).encode())
-    momentum = checkpoint.momentum
+    vectors = dict(checkpoint.vectors)
+    momentum = vectors.pop("momentum", None)
     for kind, tensors in (
         ("parameters", checkpoint.parameters),
         ("buffers", checkpoint.buffers),
         ("momentum", {} if momentum is None else {"": momentum}),
+        ("vectors", vectors),
     ):
         for name, tensor in tensors.items():
             digest.update(f"\n{kind} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -61,6 +61,14 @@ def curvature_along(
 
     Raises ValueError for an unknown direction, a momentum that is asked for and missing, zero or of another size than
     θ, fewer than one sample, and a gradient that is zero.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        matrix: hessian, ggn (generalized Gauss–Newton) or fisher (of the model's own predictions).
+        directions: Which directions, by name, as listed above; the default ones if left out.
+        momentum: The optimizer, a mapping by name or a vector; a checkpoint brings its own.
+        samples: Random directions averaged over.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     if momentum is not None:
         momentum = like(objective.theta, momentum, "momentum")

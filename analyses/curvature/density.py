@@ -64,6 +64,18 @@ def spectral_density(
     nodes and about 3 per outlier. Memory: nodes + outliers vectors.
 
     Raises ValueError for fewer than one probe or step, as many outliers as parameters, or a width that is not positive.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        matrix: hessian, ggn (generalized Gauss–Newton) or fisher (of the model's own predictions).
+        probes: Random vectors averaged over.
+        nodes: Quadrature nodes of each probe: the finer, the more.
+        outliers: How many eigenvalues of largest magnitude are taken out first.
+        width: Standard deviation of the broadening; the narrowest that the nodes resolve if left out.
+        interval: From where to where; all of the spectrum if left out.
+        points: Points of the grid, on each axis.
+        alpha: Curvatures at which the effective dimension is computed.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     if width is not None and not width > 0:
         raise ValueError(f"width: expected a positive standard deviation; got {width}")

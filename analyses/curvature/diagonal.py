@@ -115,6 +115,13 @@ def diagonal(
     θ, and by parameter tensor `block_trace` and `block_mean` (block), each with `…_stderr`.
 
     BatchNorm is in the objective's mode; weight decay is not included. Raises ValueError for a meaningless tolerance.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        matrix: hessian, ggn (generalized Gauss–Newton) or fisher (of the model's own predictions).
+        rtol: Sampling stops at a standard error of so much of the estimate.
+        max_products: Sampling stops after so many Hessian products.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     space = objective.space
     found = estimate_diagonal(

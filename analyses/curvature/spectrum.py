@@ -63,6 +63,18 @@ def top_eigenvalues(
     BatchNorm is in the objective's mode; weight decay is not included. Cost: attribute `matvecs` Hessian products, of
     some 2 to 4 gradients each. Raises ValueError for k > n and for an unknown backend or end; the other backends are
     second opinions (`analyses.curvature.backends` says what they cannot do).
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        k: How many eigenvalues at the end asked for.
+        which: LA largest, SA smallest, LM largest in magnitude, BE from both ends in turn.
+        tol: A pair has converged where its residual is at most so much of |λ|.
+        matrix: hessian, ggn (generalized Gauss–Newton) or fisher (of the model's own predictions).
+        parameters: The block of these alone, by name, module prefix or shell pattern; all if left out.
+        backend: Who searches; scipy and pyhessian are second opinions.
+        max_basis: Most vectors held at once; chosen by k if left out.
+        multiplicity: Look for repeated eigenvalues too.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     if backend == "pyhessian" and (matrix != "hessian" or parameters is not None):
         raise ValueError('backend="pyhessian" takes the Hessian of all parameters only; use backend="lanczos"')
@@ -117,6 +129,14 @@ def hessian_spectrum(
     `negative_ratio` −λ_min/λ_max (0 where nothing is negative; the share of the whole spectrum that is negative is
     `negative_share` of `spectral_density`). Data, mode and errors as in `top_eigenvalues`. Cost:
     attribute `matvecs` Hessian products.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        k: How many eigenvalues at the end asked for.
+        smallest: How many eigenvalues at the lower end.
+        tol: A pair has converged where its residual is at most so much of |λ|.
+        max_basis: Most vectors held at once; chosen by k if left out.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     hessian = objective.hessian()
     options: dict[str, Any] = {"tol": tol, "max_basis": max_basis, "unseen_distinct": UNSEEN}

@@ -65,6 +65,15 @@ def trace(
     not included.
 
     Raises ValueError for an unknown method or a tolerance or budget that makes no sense.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        matrix: hessian, ggn (generalized Gauss–Newton) or fisher (of the model's own predictions).
+        method: hutchinson for flat spectra; hutch++ or xtrace where few eigenvalues carry the trace.
+        rtol: Sampling stops at a standard error of so much of the estimate.
+        atol: Or at a standard error so small, in the trace's own unit.
+        max_products: Sampling stops after so many Hessian products.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     found = estimate_trace(
         curvature_matrix(objective, matrix),

@@ -14,12 +14,12 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
+from analyses.attributes import describe
 from analyses.curvature.spectrum import dataset_of
 from analyses.krylov.eigenpairs import Eigenpairs
 from analyses.krylov.lanczos import lanczos
 from analyses.krylov.spectrum_end import Which
 from analyses.krylov.unseen import UNSEEN
-from analyses.registry import describe
 from landscape.objective.objective import Objective
 
 if TYPE_CHECKING:

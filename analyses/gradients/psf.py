@@ -53,6 +53,12 @@ def psf(
 
     Raises ValueError for ρ that is zero or not finite, for fewer than one batch, and for a batch whose gradient is
     zero.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        rho: The distance, in the L2 norm of θ unless said otherwise.
+        batches: How many batches are drawn; all where there are fewer.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     if not np.isfinite(rho) or rho == 0:
         raise ValueError(f"rho: expected a finite, non-zero radius; got {rho}")

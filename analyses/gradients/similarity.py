@@ -84,6 +84,17 @@ def gradient_similarity(
 
     Raises ValueError for a vector of another size than θ, for radii that are not finite, for fewer than one batch, and
     for a batch whose gradient is zero (it has no SAM gradient).
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        momentum: The optimizer, a mapping by name or a vector; a checkpoint brings its own.
+        rho_sam: SAM's radius.
+        rho_msam: MSAM's radius.
+        rho_msam_grid: Radii of the angle's curve; 16 from 0 to 3 rho_msam if left out.
+        gradient_average: F-SAM's average of past gradients (n,); a checkpoint brings its own.
+        noise_weight: σ, how much of the average F-SAM's noise leaves out.
+        batches: How many batches are drawn; all where there are fewer.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     theta = objective.theta
     grid = np.asarray(np.linspace(0, 3 * rho_msam, 16) if rho_msam_grid is None else sorted(rho_msam_grid), dtype=float)

@@ -79,6 +79,14 @@ def directional_sharpness(
     Raises ValueError for an unknown direction, for `momentum` asked for where there is none or it is zero, or of
     another size than θ, for radii that are not finite, and for fewer than one sample; FloatingPointError where L(θ) is not
     finite.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        radii: Signed distances along each direction.
+        directions: Which directions, by name, as listed above; the default ones if left out.
+        momentum: The optimizer, a mapping by name or a vector; a checkpoint brings its own.
+        samples: Random directions averaged over.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     grid = np.asarray(radii, dtype=np.float64)
     if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():

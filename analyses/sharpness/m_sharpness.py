@@ -66,6 +66,14 @@ def m_sharpness(
     Raises ValueError for m that is not between 1 and the number of examples, ρ that is not positive, fewer than one
     step; TypeError for batches that do not consist of rows; FloatingPointError where the loss of a group is not finite,
     or too small for its gradient.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        m: Sizes of the groups; 1, 4, 16 and 64 as far as there are examples if left out.
+        rho: The distance, in the L2 norm of θ unless said otherwise.
+        ascent_steps: Steps of projected ascent to a group's largest rise; one is SAM's.
+        adaptive: Measure the distance relative to the weights, entry by entry.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     if ascent_steps < 1 or not rho > 0 or not np.isfinite(rho):
         raise ValueError(

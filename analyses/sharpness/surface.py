@@ -60,6 +60,14 @@ def loss_surface(
 
     Raises ValueError for unknown or too many directions, a momentum that is asked for and missing, parallel directions,
     and a grid without extent.
+
+    Args:
+        objective: The loss, its model and data; or a checkpoint, which brings them.
+        directions: Which directions, by name, as listed above; the default ones if left out.
+        span: The grid goes from −span to span.
+        points: Points of the grid, on each axis.
+        momentum: The optimizer, a mapping by name or a vector; a checkpoint brings its own.
+        seed: What is drawn at random is drawn from it; at a checkpoint, with the run's own seed and the step.
     """
     if len(directions) > 2:
         raise ValueError(f"directions: expected one or two of {', '.join(KINDS)}; got {len(directions)}")

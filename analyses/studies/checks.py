@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 
 import analyses
+from analyses.second_subject import subjects_of, vectors_of
 from analyses.studies.results import quantity
 from analyses.studies.study import Claim, Method, Question, Study
-from landscape import data
+from landscape import data, imports
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
 from landscape.seeding import isolated
@@ -55,14 +56,17 @@ def check_runs(study: Study, methods: Iterable[Method]) -> None:
 
 
 def _check_options(question: Question) -> None:
-    analysis = analyses.get(question.name)
+    with imports.from_file():  # a study is one
+        analysis = analyses.get(question.name)
     # a vector cannot stand in a file; the momentum comes from the checkpoint
-    vectors = {key for key, option in analysis.options.items() if "Tensor" in str(option.annotation)}
+    vectors, seconds = set(vectors_of(analysis.options)), subjects_of(analysis.options)
     known = [key for key in analysis.options if key not in vectors]
     unknown = sorted(set(question.options) - set(known))
     if unknown:
         raise ValueError(f"{question.id}: unknown option {unknown[0]!r}: expected among {', '.join(known)}")
-    check_values(question.id, options_of(analysis.function), question.options)
+    typed = {key: value for key, value in options_of(analysis.function).items() if key not in {*vectors, *seconds}}
+    given = {key: value for key, value in question.options.items() if key not in {*vectors, *seconds}}
+    check_values(question.id, typed, given)
 
 
 def _check_claim(claim: Claim, study: Study) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
 from landscape.runs.metric_series import Series
+from landscape.runs.named_vectors import NamedVectors
 from landscape.shortened import shortened
 from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
@@ -76,6 +77,11 @@ class Checkpoint:
         """The base optimizer's first moment (n,) in the same coordinates; None where it has none."""
         momentum = self._contents.momentum
         return None if momentum is None else self._flat(momentum)
+
+    @property
+    def vectors(self) -> NamedVectors:
+        """`momentum`, `gradient_average`, `previous_gradient` (n,) in the same coordinates, those that the file has."""
+        return NamedVectors(lambda: self.momentum, lambda: self.parameters, self.state, self._contents.groups)
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -147,7 +153,10 @@ class Checkpoint:
         split: str = "train",
         *,
         examples: int | None = None,
+        draw: int = 0,
         batch_size: int | None = None,
+        micro_batch: int | None = None,
+        autocast: torch.dtype | None = None,
         shuffle: int | None = None,
         mode: Mode = "eval",
         device: str | torch.device | None = None,
@@ -156,10 +165,10 @@ class Checkpoint:
     ) -> Objective:
         """The experiment's mean loss over a split, at this checkpoint's weights and buffers.
 
-        `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint;
-        None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over examples does not
+        `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
+        for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over examples does not
         depend on it, a question about single minibatches does, and wants them put together at random, as training does:
-        `shuffle` is the seed of that order. `mode` as `Objective` has it. `data_parallel`: each process of the initialised
+        `shuffle` is the seed of that order. `mode`, `micro_batch` and `autocast` as `Objective` has them. `data_parallel`: each process of the initialised
         `torch.distributed` group works on its share, and all ask alike.
 
         Raises:
@@ -171,10 +180,14 @@ class Checkpoint:
         data = self.data()
         chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
         inputs, targets = chosen.inputs, chosen.targets
+        if examples is None and draw:
+            raise ValueError(
+                f"draw: chooses which examples are taken; expected examples beside it, got draw={draw} alone"
+            )
         if examples is not None:
             if not 1 <= examples <= len(targets):
                 raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
-            index = torch.randperm(len(targets), generator=generator(0, f"examples of {split}"))[:examples]
+            index = torch.randperm(len(targets), generator=generator(draw, f"examples of {split}"))[:examples]
             inputs, targets = inputs[index], targets[index]
         if shuffle is not None:
             index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
@@ -189,6 +202,8 @@ class Checkpoint:
             device=device,
             dtype=dtype,
             mode=mode,
+            micro_batch=micro_batch,
+            autocast=autocast,
             data_parallel=data_parallel,
         )
         objective.population = len(chosen.targets)

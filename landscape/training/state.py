@@ -17,6 +17,7 @@ import optimizers
 from landscape import data, distributed, models
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import Checkpoint
+from landscape.runs.named_vectors import in_order_of_model, parameter_order
 from landscape.runs.run import Run
 from landscape.seeding import generator, global_state, set_global_state
 from landscape.tf32 import tf32_in_use
@@ -202,13 +203,14 @@ class Training:
         return self._contents(run)
 
     def _contents(self, run: Run) -> dict[str, Any]:
-        momentum = [m.detach() for m in optimizers.first_moment(self.optimizer)]
+        moments = [m.detach() for m in optimizers.first_moment(self.optimizer)]
         return run.contents(
             self.step,
             model=self.model,
-            momentum=momentum,
+            momentum=in_order_of_model(self.model, self.optimizer, moments),
             state={
                 "optimizer": self.optimizer.state_dict(),
+                "parameter_order": parameter_order(self.model, self.optimizer),
                 "scheduler": self.schedule.state_dict(),
                 "rng": distributed.gather(global_state(self.device)),  # of each process
                 "data": {

@@ -30,6 +30,7 @@ EXPERIMENT = Experiment(
 QUICK: dict[str, dict[str, Any]] = {
     "diagonal": {"max_products": 2},
     "directional_sharpness": {"radii": [0.5], "samples": 2},
+    "friendliness": {"batches": 2},
     "gradient_similarity": {"batches": 2},
     "hessian_spectrum": {"k": 1},
     "loss_surface": {"points": 3, "directions": ["random"]},
@@ -47,6 +48,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
     return {
         seed: train(dataclasses.replace(EXPERIMENT, seed=seed), folder / str(seed), progress=False) for seed in (0, 1)
     }
+
+
+def second(name: str, runs: dict[int, Run]) -> dict[str, Any]:
+    """The other checkpoint, for an analysis of two."""
+    return {"other": runs[1]} if "other" in analyses.get(name).options else {}
 
 
 @pytest.mark.parametrize("name", [n for n in analyses.available() if "seed" in analyses.get(n).options])
@@ -133,7 +139,7 @@ def test_the_batch_gradient_of_a_checkpoint_is_that_of_its_minibatches(runs: dic
 
 @pytest.mark.parametrize("name", analyses.available())
 def test_a_part_of_the_data_never_states_an_error_of_zero(name: str, runs: dict[int, Run]) -> None:
-    found = analyses.get(name)(runs[0].checkpoint(), examples=60, **QUICK.get(name, {}))
+    found = analyses.get(name)(runs[0].checkpoint(), examples=60, **QUICK.get(name, {}), **second(name, runs))
     assert found.attrs["objective_examples"] == 60
     assert found.attrs["objective_examples_in_all"] == 150
     for variable, error in found.data_vars.items():
@@ -192,21 +198,22 @@ def test_the_key_of_a_saved_answer_holds_every_option_and_the_contents(
     asked: dict[str, Any] = {"split": "train", "examples": None, "dtype": None}
     run = runs[0]
     found = analyses.get(name)
-    before = saved.analysis_path(run, name, 0, **asked, options={})
+    two = second(name, runs)
+    before = saved.analysis_path(run, name, 0, **asked, options=two)
     options = found.options
     for option, parameter in options.items():
-        if "Tensor" in str(parameter.annotation):
+        if "Tensor" in str(parameter.annotation) or option in two:
             continue
-        explicit = saved.analysis_path(run, name, 0, **asked, options={option: parameter.default})
+        explicit = saved.analysis_path(run, name, 0, **asked, options={option: parameter.default, **two})
         assert explicit == before, "asked for by name or left out, it is the same question"
 
         changed = {**options, option: parameter.replace(default="another default")}
         with monkeypatch.context() as patch:
             patch.setattr(Analysis, "options", changed)
-            assert saved.analysis_path(run, name, 0, **asked, options={}) != before, option
-            old = saved.analysis_path(run, name, 0, **asked, options={option: parameter.default})
+            assert saved.analysis_path(run, name, 0, **asked, options=two) != before, option
+            old = saved.analysis_path(run, name, 0, **asked, options={option: parameter.default, **two})
             assert old == before
-    other = saved.analysis_path(runs[1], name, 0, **asked, options={})
+    other = saved.analysis_path(runs[1], name, 0, **asked, options=two)
     assert other.name != before.name, "other weights"
 
 

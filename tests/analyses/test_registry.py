@@ -1,6 +1,8 @@
 """An analysis says how it was made, whoever asks it, and refuses what it does not know."""
 
+import inspect
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ import xarray as xr
 
 import analyses
 from analyses.registry import analysis
+from analyses.second_subject import subjects_of, vectors_of
 from landscape import Objective
+from landscape.__main__ import main
 
 
 def objective() -> Objective:
@@ -61,3 +65,18 @@ def test_every_analysis_has_a_summary_a_cost_a_reference_and_a_picture(name: str
     assert found.cost
     assert found.reference
     assert found.plot is not None
+
+
+@pytest.mark.parametrize("name", analyses.available())
+def test_every_option_says_what_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the docstring, and in `landscape analyze RUN NAME --help`."""
+    found = analyses.get(name)
+    described = inspect.getdoc(found.function).split("Args:\n")[-1]
+    for option in found.options:
+        assert re.search(rf"^    {option}: \w.*", described, re.MULTILINE), option
+    with pytest.raises(SystemExit, match="0"):
+        main(["analyze", "a run", name, "--help"])
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for option in set(found.options) - {*vectors_of(found.options), *subjects_of(found.options)}:
+        text = re.search(rf"^    {option}: (.*)", described, re.MULTILINE)[1]
+        assert re.search(rf"--{option} \S+ .*?{re.escape(text)}", shown), option

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from every_analysis import second
 from torch import Tensor, nn
 
 import analyses
@@ -175,6 +176,8 @@ def test_analyses_leave_every_generator(name: str, accelerators: list[Accelerato
     options = dict(NEEDED.get(name, {}))
     if "momentum" in analyses.get(name).options:
         options["momentum"] = torch.ones(objective.size, dtype=torch.float64)
+    if "other" in analyses.get(name).options:
+        options["other"] = second(objective)
     before = fingerprint(accelerators)
     analyses.get(name)(objective, **options)
     assert fingerprint(accelerators) == before

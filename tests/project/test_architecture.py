@@ -62,6 +62,7 @@ ARROWS = {
     ),
     "analyses.sharpness": (
         "landscape.objective",
+        "landscape.runs",
         "analyses (ground)",
         "analyses.directions",
         "analyses.estimators",

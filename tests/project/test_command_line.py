@@ -57,7 +57,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_analysis_can_be_asked_from_the_command_line(
     name: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = {"spectral_density": ["--nodes", "8"], "m_sharpness": ["--m", "[2]"], "loss_surface": ["--points", "3"]}
+    few = {
+        "spectral_density": ["--nodes", "8"],
+        "m_sharpness": ["--m", "[2]"],
+        "loss_surface": ["--points", "3"],
+        "interpolation_barrier": ["--other", f"{run}@first"],
+        "friendliness": ["--examples", "130"],
+    }
     assert main(["analyze", "--split", "test", "--examples", "60", str(run), name, *few.get(name, [])]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert f"{name}-00000002-" in printed[0]
