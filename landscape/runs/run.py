@@ -50,7 +50,9 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._segments: dict[Path, dict[str, Series]] = {}  # immutable files: a segment once read stays right
+        self._segments: dict[
+            Path, tuple[int, dict[str, Series]]
+        ] = {}  # with the times of the files they were read from
 
     @classmethod
     def create(cls, directory: str | Path, experiment: Experiment) -> Run:
@@ -154,9 +156,15 @@ class Run:
         """All metrics of the run so far: dimension `step` for what is recorded at every step.
 
         Series recorded at other steps have a dimension of their own, `<first name>_step`, shared by those recorded
-        together. Reads each file's segment once, a few kilobytes of it.
+        together. Reads each file's segment once, a few kilobytes of it. `train_loss` and `train_accuracy` say over how
+        many training examples they are, in their attribute `examples`; where it is missing, over all.
         """
-        return as_dataset(self.all_series())
+        metrics = as_dataset(self.all_series())
+        with contextlib.suppress(KeyError, FileNotFoundError, RefusedFile):
+            examples = self.checkpoint("last").attributes["evaluated_examples"]
+            for name in {"train_loss", "train_accuracy"} & set(metrics):
+                metrics[name].attrs["examples"] = examples
+        return metrics
 
     def all_series(self) -> dict[str, Series]:
         """All metrics of the run so far, by name: steps and values."""
@@ -182,11 +190,12 @@ class Run:
         return sorted(file for file in (self.path / "metrics").glob("to-*.h5") if METRICS_FILE.fullmatch(file.name))
 
     def _segment(self, file: Path) -> dict[str, Series]:
-        if file.parent.name == "metrics":  # alone among the files, this one is replaced by one that says more
+        if file.parent.name == "metrics":  # this one is replaced by one that says more
             return read_metrics_file(file)
-        if file not in self._segments:
-            self._segments[file] = read_segment(file)
-        return self._segments[file]
+        written = file.stat().st_mtime_ns  # so is that of a step whose evaluation an interruption put off
+        if self._segments.get(file, (None, {}))[0] != written:
+            self._segments[file] = written, read_segment(file)
+        return self._segments[file][1]
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
