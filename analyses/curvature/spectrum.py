@@ -30,11 +30,7 @@ from optimizers.ground.signatures import Seed, at_least, more_than
 CURVATURE = "loss/‖θ‖₂²"
 
 
-@analysis(
-    cost="measured: 8 to 19 Hessian products for k = 1, 17 to 33 for k = 5",
-    reference="Lanczos 1950; Wu and Simon (2000)",
-    data_parallel=True,
-)
+@analysis(cost="measured: 8 to 19 Hessian products for k = 1, 17 to 33 for k = 5", reference="Lanczos 1950; Wu and Simon (2000)", data_parallel=True)
 def top_eigenvalues(
     objective: Objective,
     *,

@@ -34,7 +34,7 @@ from landscape.objective.likelihood import Likelihood
 from landscape.objective.model_function import LossFunction, Mode, ModelFunction, ModelLoss, unwrapped
 from landscape.objective.operators import LinearOperator
 from landscape.objective.parameters import ParameterSpace, Selection
-from landscape.objective.reestimation import model_at
+from landscape.objective.reestimation import function_at
 from landscape.objective.sums_over_batches import accumulator, gradient_at, losses_at, point_of, require_finite
 from landscape.objective.work import Work
 
@@ -122,18 +122,18 @@ class Objective:
         """The same loss over the same batches of a copy of the model at θ, with BatchNorm's statistics gathered there.
 
         For θ far from the model's own, whose running statistics do not fit; `.theta` of what comes back is this θ. They
-        are averages over the first batches that have at most `examples` rows together, one batch at least, each
-        counting alike; to gather over other data, `objective.on(those).reestimated(theta).on(these)`. Without
-        BatchNorm, or in `mode="batch"`, it is L as it was. Cost: a forward pass of those examples, counted here too,
-        and memory for a model.
+        are averages over the first batches with at most `examples` rows together, one at least, each counting alike;
+        over other data: `objective.on(those).reestimated(theta).on(these)`. Without BatchNorm, or in `mode="batch"`,
+        L as it was. Cost: a forward pass of those examples, counted here too, and memory for a model.
         """
-        processes = distributed.get_world_size() if self._data_parallel else 1
-        point = point_of(self, theta)[0]
-        model, seen = model_at(self, point, examples=examples, processes=processes)
         other = copy.copy(self)
         other._work = Work(self._work)
-        other.function = self.function.of(model, gathered_over=seen)
+        other.function = function_at(self, point_of(self, theta)[0], examples=examples, processes=self._processes)
         return other
+
+    @property
+    def _processes(self) -> int:
+        return distributed.get_world_size() if self._data_parallel else 1
 
     def _take(self, batches: Iterable[Any]) -> None:
         share = (distributed.get_rank(), distributed.get_world_size()) if self._data_parallel else (0, 1)
@@ -195,8 +195,8 @@ class Objective:
     @property
     def description(self) -> dict[str, str | int | float | bool]:
         """What a number from this objective is a number of, for file attributes."""
-        processes = distributed.get_world_size() if self._data_parallel else 1
-        return description_of(self, batches=self._totals[1] if self._totals else len(self.batches), processes=processes)
+        batches = self._totals[1] if self._totals else len(self.batches)
+        return description_of(self, batches=batches, processes=self._processes)
 
     # what it costs: in passes over all the data, of this objective and those made from it by `on`
 

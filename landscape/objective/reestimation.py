@@ -9,15 +9,16 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.objective.determinism import examine
 from landscape.objective.loss_of_theta import LossOfTheta
+from landscape.objective.model_function import ModelFunction
 from landscape.running_statistics import Statistics, gathering, put, tracked
 
 
-def model_at(objective: LossOfTheta, point: Tensor, *, examples: int, processes: int) -> tuple[nn.Module, int]:
-    """A copy of the model at θ = `point` with the statistics gathered there, and over how many examples they are."""
+def function_at(objective: LossOfTheta, point: Tensor, *, examples: int, processes: int) -> ModelFunction:
+    """The objective's function of a copy of the model at θ = `point`, with the statistics gathered there."""
     parameters = objective.space.unflatten(point)
     statistics, seen = Statistics(), 0
     if objective.function.mode != "batch" and tracked(objective.model):
@@ -29,7 +30,7 @@ def model_at(objective: LossOfTheta, point: Tensor, *, examples: int, processes:
         for name, tensor in parameters.items():
             own[name].copy_(tensor)
     put(model, statistics)
-    return model, seen
+    return objective.function.of(model, gathered_over=seen)
 
 
 def _gathered(objective: LossOfTheta, parameters: dict[str, Tensor], most: int) -> tuple[Statistics, int]:

@@ -50,9 +50,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._segments: dict[
-            Path, tuple[int, dict[str, Series]]
-        ] = {}  # with the times of the files they were read from
+        self._segments: dict[Path, tuple[int, dict[str, Series]]] = {}  # with the time of the file
 
     @classmethod
     def create(cls, directory: str | Path, experiment: Experiment) -> Run:
@@ -156,15 +154,13 @@ class Run:
         """All metrics of the run so far: dimension `step` for what is recorded at every step.
 
         Series recorded at other steps have a dimension of their own, `<first name>_step`, shared by those recorded
-        together. Reads each file's segment once, a few kilobytes of it. `train_loss` and `train_accuracy` say over how
-        many training examples they are, in their attribute `examples`; where it is missing, over all.
+        together. `train_loss` and `train_accuracy` are over as many training examples as their attribute `examples`
+        says, or all. Reads each file's segment once, a few kilobytes of it.
         """
-        metrics = as_dataset(self.all_series())
+        series = self.all_series()
         with contextlib.suppress(KeyError, FileNotFoundError, RefusedFile):
-            examples = self.checkpoint("last").attributes["evaluated_examples"]
-            for name in {"train_loss", "train_accuracy"} & set(metrics):
-                metrics[name].attrs["examples"] = examples
-        return metrics
+            return as_dataset(series, examples=self.checkpoint("last").attributes["evaluated_examples"])
+        return as_dataset(series)
 
     def all_series(self) -> dict[str, Series]:
         """All metrics of the run so far, by name: steps and values."""
@@ -193,7 +189,7 @@ class Run:
         if file.parent.name == "metrics":  # this one is replaced by one that says more
             return read_metrics_file(file)
         written = file.stat().st_mtime_ns  # so is that of a step whose evaluation an interruption put off
-        if self._segments.get(file, (None, {}))[0] != written:
+        if file not in self._segments or self._segments[file][0] != written:
             self._segments[file] = written, read_segment(file)
         return self._segments[file][1]
 
@@ -301,8 +297,5 @@ class Run:
 
     def _value(self, metric: str, step: int) -> float | None:
         """What the checkpoint of `step` says of `metric` at that step."""
-        segment = self._segment(self.checkpoint_path(step))
-        if metric not in segment:
-            return None
-        steps, values = segment[metric]
+        steps, values = self._segment(self.checkpoint_path(step)).get(metric, ((), ()))
         return float(values[-1]) if len(steps) and steps[-1] == step else None
