@@ -173,8 +173,7 @@ class Run:
         if one of the files listed is gone by the end, it is looked for again where it went.
         """
         while True:
-            files = [self.checkpoint_path(step) for step in self.steps]
-            files += self._metrics_files()
+            files = [*map(self.checkpoint_path, self.steps), *self._metrics_files()]
             try:
                 segments = [self._segment(file) for file in files]
             except FileNotFoundError:
