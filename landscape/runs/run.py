@@ -296,5 +296,5 @@ class Run:
 
     def _value(self, metric: str, step: int) -> float | None:
         """What the checkpoint of `step` says of `metric` at that step."""
-        steps, values = self._segment(self.checkpoint_path(step)).get(metric, ((), ()))
-        return float(values[-1]) if len(steps) and steps[-1] == step else None
+        found = self._segment(self.checkpoint_path(step)).get(metric)
+        return float(found[1][-1]) if found and len(found[0]) and found[0][-1] == step else None
