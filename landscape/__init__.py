@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "Experiment", "ModelLoss", "Objective", "Run", "train"]
 
 _HOME = {
-    "Checkpoint": "landscape.run",
+    "Checkpoint": "landscape.runs.run",
     "Experiment": "landscape.experiment",
     "ModelLoss": "landscape.objective.model_function",
     "Objective": "landscape.objective.objective",
-    "Run": "landscape.run",
+    "Run": "landscape.runs.run",
     "train": "landscape.training.training",
 }
 

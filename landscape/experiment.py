@@ -54,6 +54,9 @@ class Experiment:
         clip_gradient: Largest global norm of the gradient that the base sees; 0 switches clipping off.
         precision: Of weights and arithmetic; `tf32` is `float32` but lets a GPU round the factors of products and
             convolutions to 10 bits; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
+        evaluation_examples: Training examples, the same for every run and evaluation, on which BatchNorm's statistics
+            for evaluation are gathered and the training loss and accuracy measured; all where there are fewer. The test
+            split is always evaluated whole. Each evaluation costs two forward passes of them, without BatchNorm one.
         checkpoint_every: Epochs between checkpoints. The first and the last point of the run are always kept.
         probe_every: Steps between the probes (L2-PSF, cosine of momentum and gradient, loss rise along the momentum);
             0 switches them off. Each costs two gradients and a loss of the whole batch, in every process, whatever the
@@ -89,6 +92,7 @@ class Experiment:
     clip_gradient: float = 0.0
     precision: Literal["float32", "tf32", "float64", "bf16"] = "float32"
 
+    evaluation_examples: int = 10_000
     checkpoint_every: int = 10
     probe_every: int = 0
     probe_rho_sam: float = 0.05
@@ -128,6 +132,7 @@ class Experiment:
             ("epochs", 1, None),
             ("batch_size", 1, None),
             ("micro_batch_size", 0, None),
+            ("evaluation_examples", 2, None),
             ("checkpoint_every", 1, None),
             ("probe_every", 0, None),
             ("probe_rho_sam", 0.0, None),

@@ -10,6 +10,7 @@ are handed to it as copies.
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -45,6 +46,7 @@ class ModelFunction:
         self.model, self.loss_fn, self.mode, self.autocast = model, loss_fn, mode, autocast
         self.torch_loss = torch_loss(loss_fn)
         self._device = device
+        self.gathered_over = 0  # examples that BatchNorm's statistics were gathered over by `Objective.reestimated`
         self._frame = _Frame(model)
         # Found out once for all objectives over this model:
         self.deterministic = False
@@ -53,6 +55,12 @@ class ModelFunction:
         self.recomputes: bool | None = None  # whether backward passes call the model again
         if mode == "unchanged":
             refuse_random_modules(model)
+
+    def of(self, model: nn.Module, *, gathered_over: int) -> ModelFunction:
+        """The same function of a copy of the model."""
+        other = copy.copy(self)
+        other.model, other._frame, other.gathered_over = model, _Frame(model), gathered_over
+        return other
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -193,7 +201,9 @@ class ModelFunction:
             return "batch statistics"
         tracked = all(layer.track_running_stats for layer in layers)
         batch_wise = not tracked or (self.mode == "unchanged" and any(layer.training for layer in layers))
-        return "batch statistics" if batch_wise else "running statistics"
+        if batch_wise:
+            return "batch statistics"
+        return f"statistics gathered over {self.gathered_over} examples" if self.gathered_over else "running statistics"
 
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -33,6 +33,7 @@ from landscape.objective.likelihood import Likelihood
 from landscape.objective.model_function import LossFunction, Mode, ModelFunction, ModelLoss, unwrapped
 from landscape.objective.operators import LinearOperator
 from landscape.objective.parameters import ParameterSpace, Selection
+from landscape.objective.reestimation import function_at
 from landscape.objective.sums_over_batches import (
     accumulator,
     checked_point,
@@ -41,10 +42,10 @@ from landscape.objective.sums_over_batches import (
     point_of,
     require_finite,
 )
-from landscape.objective.work import Work
+from landscape.objective.work import Counted, Work
 
 
-class Objective:
+class Objective(Counted):
     """The mean loss of `model` over the examples of `batches`, as a function of the flat parameter vector θ.
 
     `loss_fn(model(inputs), targets)` returns the mean loss of a batch, a scalar, with no weight decay in it. `batches`
@@ -123,6 +124,23 @@ class Objective:
         other.space = self.space.subspace(which)
         return other
 
+    def reestimated(self, theta: Tensor | None = None, *, examples: int = 10_000) -> Objective:
+        """The same loss over the same batches of a copy of the model at θ, with BatchNorm's statistics gathered there.
+
+        For θ far from the model's own, whose running statistics do not fit; `.theta` of what comes back is this θ. They
+        are averages over the first batches with at most `examples` rows together, one at least, each counting alike;
+        over other data: `objective.on(those).reestimated(theta).on(these)`. Without BatchNorm, or in `mode="batch"`,
+        L as it was. Cost: a forward pass of those examples, counted here too, and memory for a model.
+        """
+        other = copy.copy(self)
+        other._work = Work(self._work)
+        other.function = function_at(self, point_of(self, theta)[0], examples=examples, processes=self._processes)
+        return other
+
+    @property
+    def _processes(self) -> int:
+        return distributed.get_world_size() if self._data_parallel else 1
+
     def _take(self, batches: Iterable[Any]) -> None:
         share = (distributed.get_rank(), distributed.get_world_size()) if self._data_parallel else (0, 1)
         self.batches = Batches(batches, device=self.device, share=share, **self._batching)
@@ -183,29 +201,8 @@ class Objective:
     @property
     def description(self) -> dict[str, str | int | float | bool]:
         """What a number from this objective is a number of, for file attributes."""
-        processes = distributed.get_world_size() if self._data_parallel else 1
-        return description_of(self, batches=self._totals[1] if self._totals else len(self.batches), processes=processes)
-
-    # what it costs: in passes over all the data, of this objective and those made from it by `on`
-
-    @property
-    def evaluations(self) -> float:
-        """Forward passes made for loss values."""
-        return self._work.forward / self.local_examples
-
-    @property
-    def gradient_evaluations(self) -> float:
-        """Gradients computed, those inside curvature products not included."""
-        return self._work.gradient / self.local_examples
-
-    @property
-    def hessian_products(self) -> float:
-        """Vectors multiplied by a curvature matrix (Hessian, Gauss–Newton or Fisher) of all the data."""
-        return self._work.hessian / self.local_examples
-
-    def record(self, *, forward: int = 0, gradient: int = 0, hessian: int = 0) -> None:
-        """Add work, in examples, to the counters of this objective and of those it was made from."""
-        self._work.add(forward=forward, gradient=gradient, hessian=hessian)
+        batches = self._totals[1] if self._totals else len(self.batches)
+        return description_of(self, batches=batches, processes=self._processes)
 
     # values, gradients, curvature
 

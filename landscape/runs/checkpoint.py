@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from landscape import running_statistics
 from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
 from landscape.runs.metric_series import Series
 from landscape.runs.named_vectors import NamedVectors
+from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples, shared_examples
 from landscape.shortened import shortened
 from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from landscape.objective.model_function import Mode
     from landscape.objective.objective import Objective
 
-_BATCH = 1024
+EVALUATION = "evaluation"
+"""The state group with BatchNorm's `statistics` for evaluation, None where the step has not been evaluated."""
 
 
 class Checkpoint:
@@ -38,6 +41,7 @@ class Checkpoint:
 
     def __init__(self, contents: CheckpointContents) -> None:
         self._contents = contents
+        self._statistics: running_statistics.Statistics | None = None  # what evaluations here use, once known
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -101,8 +105,39 @@ class Checkpoint:
 
     @property
     def buffers(self) -> dict[str, Tensor]:
-        """The model's buffers by name."""
+        """The model's buffers by name, as training has them: BatchNorm's running averages mix weights of many steps."""
         return self._contents.buffers
+
+    @property
+    def statistics(self) -> running_statistics.Statistics | None:
+        """BatchNorm's statistics for evaluation, by the buffers' names, as they were gathered at these weights.
+
+        None where the file has none, because the step was not evaluated (a run that was interrupted there).
+        Empty where `buffers` are to be evaluated with as they are: without BatchNorm, imported, or of version 1.
+        """
+        if EVALUATION not in self._contents.groups:
+            return {}
+        found = self.state(EVALUATION)
+        statistics = found.get("statistics") if isinstance(found, dict) else {}
+        if statistics is None:
+            return None
+        buffers = self.buffers
+        if (
+            not isinstance(statistics, dict)
+            or not statistics
+            or any(
+                not isinstance(tensor, Tensor) or name not in buffers or tensor.shape != buffers[name].shape
+                for name, tensor in statistics.items()
+            )
+        ):
+            raise RefusedFile(self.path, f"/{EVALUATION}: expected statistics in the names and shapes of the buffers")
+        return statistics
+
+    def evaluated_buffers(self) -> dict[str, Tensor]:
+        """The buffers by name as an evaluation has them, which is what `model()` has."""
+        if self.statistics == {}:
+            return self.buffers
+        return {name: buffer.detach().clone() for name, buffer in model_tensors(self.model())["buffers"].items()}
 
     @property
     def metrics(self) -> dict[str, Series]:
@@ -116,6 +151,7 @@ class Checkpoint:
     def verify(self) -> None:
         """Read and check all of the file; `RefusedFile` if it is not as it was written."""
         self._contents.verify()
+        _ = self.statistics
 
     def data(self) -> Data:
         """The experiment's data, label noise included."""
@@ -126,13 +162,17 @@ class Checkpoint:
     def model(self) -> nn.Module:
         """The experiment's network with this checkpoint's weights and buffers, on the CPU.
 
+        BatchNorm has the statistics of the evaluation at these weights; where the run was interrupted before it, they
+        are gathered now as the evaluation would (at most `evaluation_examples` forward passes, once an object).
+        `load_into` gives those of training.
+
         This calls the factory that the experiment names, which may be any importable function. Look at `.experiment`
         before you build from a stranger's file; reading such a file runs nothing.
         """
-        return self._model(self.data())
+        return self._model(self.data(), torch.device("cpu"))
 
     def load_into(self, model: nn.Module) -> None:
-        """Copy weights and buffers into `model`, where it is; `ValueError` if it is not the model they come from."""
+        """Copy weights and buffers, as training has them, into `model`, where it is; `ValueError` if it is not the model they come from."""
         frozen = self.state("frozen") if "frozen" in self._contents.groups else {}
         saved = {"parameters": self.parameters, "buffers": self.buffers, "frozen": frozen}
         for group, tensors in model_tensors(model).items():
@@ -166,10 +206,10 @@ class Checkpoint:
         """The experiment's mean loss over a split, at this checkpoint's weights and buffers.
 
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
-        for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over examples does not
-        depend on it, a question about single minibatches does, and wants them put together at random, as training does:
-        `shuffle` is the seed of that order. `mode`, `micro_batch` and `autocast` as `Objective` has them. `data_parallel`: each process of the initialised
-        `torch.distributed` group works on its share, and all ask alike.
+        for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over
+        examples does not depend on it, a question about single minibatches does, and wants them put together at random,
+        as training does: `shuffle` is the seed of that order. `mode`, `micro_batch` and `autocast` as `Objective` has
+        them. `data_parallel`: each process of the initialised `torch.distributed` group works on its share, all ask alike.
 
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
@@ -187,16 +227,16 @@ class Checkpoint:
         if examples is not None:
             if not 1 <= examples <= len(targets):
                 raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
-            index = torch.randperm(len(targets), generator=generator(draw, f"examples of {split}"))[:examples]
+            index = shared_examples(split, examples, len(targets), draw)
             inputs, targets = inputs[index], targets[index]
         if shuffle is not None:
             index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
             inputs, targets = inputs[index], targets[index]
         processes = torch.distributed.get_world_size() if data_parallel else 1
-        size = batch_size or min(_BATCH, -(-len(targets) // processes))
+        size = batch_size or min(EVALUATION_BATCH, -(-len(targets) // processes))
         batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         objective = Objective(
-            self._model(data),
+            self._model(data, torch.device(device or "cpu"), evaluated=mode != "batch"),
             self.experiment.loss_fn(),
             batches,
             device=device,
@@ -209,12 +249,28 @@ class Checkpoint:
         objective.population = len(chosen.targets)
         return objective
 
-    def _model(self, data: Data) -> nn.Module:
+    def _model(self, data: Data, device: torch.device, *, evaluated: bool = True) -> nn.Module:
+        """On the CPU; what has to be gathered is gathered on `device`."""
         from landscape import models
 
         model = models.build(self.experiment, data)
         self.load_into(model)
+        if evaluated:
+            if self._statistics is None:
+                self._statistics = self.statistics
+            if self._statistics is None:
+                self._statistics = self._gathered(model, data, device)
+            running_statistics.put(model, self._statistics)
         return model
+
+    def _gathered(self, model: nn.Module, data: Data, device: torch.device) -> running_statistics.Statistics:
+        """As the training's evaluation gathers them: over the same batches, through the same autocast."""
+        train = data.train.to("cpu", self.experiment.dtype)
+        batches = equal_batches(evaluated_examples(self.experiment.evaluation_examples, len(train)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
+            found = running_statistics.gather(model.to(device), (train.inputs[part].to(device) for part in batches))
+        model.to("cpu")
+        return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 def model_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:

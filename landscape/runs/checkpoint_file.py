@@ -3,6 +3,7 @@
     /parameters/<name>   trainable weights        /momentum/<name>   the base's first moment, same names
     /buffers/<name>      buffers of the model     /optimizer /rng /data /scheduler …   state trees, see tree_codec.py
     /metrics/<name>      series since the previous checkpoint, each on the dimension scale of its steps
+    /evaluation          statistics of BatchNorm to evaluate with, since version 2; without it those are in /buffers
     /layout/<group>      JSON: what is in the group, in which order, of which type and shape
     attributes           format, format_version, step, and whatever the writer adds (experiment, provenance, …)
 
@@ -34,7 +35,7 @@ from landscape.store.sealed_file import new_sealed_file
 from landscape.store.tree_codec import Tree, read_tree, tensor_shapes, write_text, write_tree
 
 FORMAT = "landscape-toolkit checkpoint"
-VERSION = 1
+VERSION = 2  # 1: /buffers held BatchNorm's statistics for evaluation
 LAST_STEP = 10**15  # of one a microsecond, thirty years; a float still counts them
 Attribute = str | int | float | bool
 

@@ -26,7 +26,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def export_weights(checkpoint: Checkpoint, target: str | Path) -> None:
-    """Write the clean weights and buffers of `checkpoint` to `target`, whose ending says how.
+    """Write the clean weights and buffers of `checkpoint`, as an evaluation has them, to `target`, whose ending says how.
 
     A `.pt` or `.pth` holds `model`, `momentum` (or None) and `attributes`; a `.safetensors` holds the tensors, and the
     attributes as text in its metadata.
@@ -40,7 +40,7 @@ def export_weights(checkpoint: Checkpoint, target: str | Path) -> None:
     target = Path(target)
     if target.suffix not in SUFFIXES:
         raise ValueError(f"{target}: expected a name that ends in {', '.join(SUFFIXES)}, got {target.suffix!r}")
-    tensors = {**checkpoint.parameters, **checkpoint.state("frozen"), **checkpoint.buffers}
+    tensors = {**checkpoint.parameters, **checkpoint.state("frozen"), **checkpoint.evaluated_buffers()}
     # in memory first: neither library tells a full disk from any other error
     if target.suffix == ".safetensors":
         from safetensors.torch import save

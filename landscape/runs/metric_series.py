@@ -47,12 +47,14 @@ def coordinates(series: Mapping[str, Series]) -> dict[str, list[str]]:
     return {"step" if group is longest else f"{group[0]}_step": group for group in groups}
 
 
-def as_dataset(series: Mapping[str, Series]) -> xr.Dataset:
-    """All series as one Dataset, each along its coordinate."""
+def as_dataset(series: Mapping[str, Series], *, examples: object = None) -> xr.Dataset:
+    """All series as one Dataset, each along its coordinate; `examples`: how many those of the training split are over."""
     variables = {}
     for coordinate, names in coordinates(series).items():
         variables[coordinate] = xr.Variable(coordinate, series[names[0]][0])
         variables |= {name: xr.Variable(coordinate, series[name][1]) for name in names}
+    for name in {"train_loss", "train_accuracy"} & variables.keys() if examples is not None else ():
+        variables[name].attrs["examples"] = examples
     return xr.Dataset(variables)
 
 

@@ -50,7 +50,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._segments: dict[Path, dict[str, Series]] = {}  # immutable files: a segment once read stays right
+        self._segments: dict[Path, tuple[int, dict[str, Series]]] = {}  # with the time of the file
 
     @classmethod
     def create(cls, directory: str | Path, experiment: Experiment) -> Run:
@@ -154,9 +154,13 @@ class Run:
         """All metrics of the run so far: dimension `step` for what is recorded at every step.
 
         Series recorded at other steps have a dimension of their own, `<first name>_step`, shared by those recorded
-        together. Reads each file's segment once, a few kilobytes of it.
+        together. `train_loss` and `train_accuracy` are over as many training examples as their attribute `examples`
+        says, or all. Reads each file's segment once, a few kilobytes of it.
         """
-        return as_dataset(self.all_series())
+        series = self.all_series()
+        with contextlib.suppress(KeyError, FileNotFoundError, RefusedFile):
+            return as_dataset(series, examples=self.checkpoint("last").attributes["evaluated_examples"])
+        return as_dataset(series)
 
     def all_series(self) -> dict[str, Series]:
         """All metrics of the run so far, by name: steps and values."""
@@ -169,8 +173,7 @@ class Run:
         if one of the files listed is gone by the end, it is looked for again where it went.
         """
         while True:
-            files = [self.checkpoint_path(step) for step in self.steps]
-            files += self._metrics_files()
+            files = [*map(self.checkpoint_path, self.steps), *self._metrics_files()]
             try:
                 segments = [self._segment(file) for file in files]
             except FileNotFoundError:
@@ -182,11 +185,12 @@ class Run:
         return sorted(file for file in (self.path / "metrics").glob("to-*.h5") if METRICS_FILE.fullmatch(file.name))
 
     def _segment(self, file: Path) -> dict[str, Series]:
-        if file.parent.name == "metrics":  # alone among the files, this one is replaced by one that says more
+        if file.parent.name == "metrics":  # this one is replaced by one that says more
             return read_metrics_file(file)
-        if file not in self._segments:
-            self._segments[file] = read_segment(file)
-        return self._segments[file]
+        written = file.stat().st_mtime_ns  # so is that of a step whose evaluation an interruption put off
+        if file not in self._segments or self._segments[file][0] != written:
+            self._segments[file] = written, read_segment(file)
+        return self._segments[file][1]
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -292,8 +296,5 @@ class Run:
 
     def _value(self, metric: str, step: int) -> float | None:
         """What the checkpoint of `step` says of `metric` at that step."""
-        segment = self._segment(self.checkpoint_path(step))
-        if metric not in segment:
-            return None
-        steps, values = segment[metric]
-        return float(values[-1]) if len(steps) and steps[-1] == step else None
+        found = self._segment(self.checkpoint_path(step)).get(metric)
+        return float(found[1][-1]) if found and len(found[0]) and found[0][-1] == step else None

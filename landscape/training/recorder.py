@@ -6,6 +6,7 @@ Recording a device scalar does not wait for the device: the numbers stay there u
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -27,6 +28,11 @@ class Recorder:
         for name, number in numbers.items():
             self._steps.setdefault(name, []).append(step)
             self._values.setdefault(name, []).append(number.detach() if isinstance(number, Tensor) else number)
+
+    def resume(self, segment: Mapping[str, Series]) -> None:
+        """Go on with the series of a checkpoint that will be written again."""
+        for name, (steps, values) in segment.items():
+            self._steps[name], self._values[name] = steps.tolist(), values.tolist()
 
     def fetch(self, name: str) -> Series:
         """The series `name` so far, one transfer for what is still on the device."""

@@ -4,6 +4,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
@@ -14,23 +15,21 @@ import torch
 from torch import Tensor
 
 import optimizers
-from landscape import data, distributed, models
+from landscape import data, distributed, models, running_statistics
 from landscape.experiment import Experiment
-from landscape.runs.checkpoint import Checkpoint
+from landscape.runs.checkpoint import EVALUATION, Checkpoint
 from landscape.runs.named_vectors import in_order_of_model, parameter_order
 from landscape.runs.run import Run
 from landscape.seeding import generator, global_state, set_global_state
+from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples
 from landscape.tf32 import tf32_in_use
 from landscape.training import probes
-from landscape.training import running_statistics as batch_norm
 from landscape.training.autocast import Autocast
 from landscape.training.bases import build_base
 from landscape.training.interruption import Interruption
 from landscape.training.recorder import Recorder
 from landscape.training.schedule import build_schedule
 from landscape.training.storable import require_storable
-
-EVALUATION_BATCH = 1024  # examples in one forward pass without gradients
 
 
 class NonFiniteLoss(RuntimeError):
@@ -54,6 +53,7 @@ class Training:
         self.flip_rate = loaded.flip_rate
         self.train = loaded.train.to(self.device, experiment.dtype)
         self.test = loaded.test.to(self.device, experiment.dtype)
+        self.evaluated = evaluated_examples(experiment.evaluation_examples, len(self.train)).to(self.device)
         self.model = models.build(experiment, loaded).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.network = Autocast(self.model, self.device) if experiment.precision == "bf16" else self.model
@@ -70,6 +70,7 @@ class Training:
         self.agree_every = 1 if distributed.world_size() == 1 else 16  # steps; to agree on a stop costs a message
         self.step = 0
         self.seconds = 0.0
+        self.statistics: running_statistics.Statistics | None = None  # BatchNorm's, if this step has been evaluated
 
     def _lengths(self, continued: Checkpoint | None) -> dict[str, int]:
         """The method's options that the length of the training decides, in steps."""
@@ -112,7 +113,7 @@ class Training:
             self._advance(index)
             if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
                 break  # too high a rate is for the training itself to find, with the number of the step
-        contents = self._contents(run)  # by every process: it gathers
+        contents = self.contents(run)  # by every process: it gathers
         if distributed.rank() == 0:
             require_storable(contents)
 
@@ -150,6 +151,7 @@ class Training:
         self.recorder.record(self.step, loss=self.optimizer.step(closure))
         self.schedule.step()
         self.step += 1
+        self.statistics = None
 
     def run_epoch(self, interruption: Interruption) -> None:
         """The steps from here to the end of the epoch, or to an interruption."""
@@ -172,37 +174,53 @@ class Training:
                 f"Lower lr (now {self.experiment.lr}) or rho (now {self.experiment.rho}), or lengthen warmup_epochs"
             )
 
-    def _equal_batches(self) -> tuple[Tensor, ...]:
-        """All training inputs in batches of one size, or of two that differ by one."""
-        return self.train.inputs.tensor_split(-(-len(self.train) // EVALUATION_BATCH))
+    @property
+    def due(self) -> bool:
+        """Whether an evaluation stands before the next step: the first steps of epochs, and the end."""
+        return self.statistics is None and self.step % self.steps_per_epoch == 0
 
     @torch.no_grad()
-    def evaluate(self) -> None:
-        """Loss and accuracy on both splits at the clean weights, with BatchNorm's statistics re-estimated there."""
-        batch_norm.reestimate(self.network, self._equal_batches())  # the network as it is evaluated, autocast included
+    def evaluate(self, interruption: Interruption | None = None) -> None:
+        """Loss and accuracy at the clean weights, with BatchNorm's statistics gathered there: `evaluation_examples`
+        training examples, the same each time, and the whole test split.
+
+        Cost: two forward passes of those training examples, one without BatchNorm, and one of the test split. Gives up
+        and records nothing where `interruption` comes meanwhile (of several processes, only all together could).
+        """
+        asked = interruption if distributed.world_size() == 1 else None
+
+        def goes_on(index: Tensor) -> bool:
+            return asked is None or asked.requested is None
+
+        parts = itertools.takewhile(goes_on, equal_batches(self.evaluated))
+        inputs = (self.train.inputs[part] for part in parts)
+        statistics = running_statistics.gather(self.model, inputs, network=self.network)
         self.model.eval()
-        for name, split in (("train", self.train), ("test", self.test)):
-            sums = torch.zeros(2, device=self.device, dtype=_accumulator(self.device))
-            for index in distributed.share(torch.arange(len(split), device=self.device)).split(EVALUATION_BATCH):
-                targets = split.targets[index]
-                outputs = self.network(split.inputs[index])
-                value = self.loss_of(outputs, targets)
-                sums += torch.stack([value.to(sums) * len(index), (outputs.argmax(-1) == targets).sum().to(sums)])
-            (sums,) = distributed.sum_over_processes([sums])
-            self.recorder.record(
-                self.step, **{f"{name}_loss": sums[0] / len(split), f"{name}_accuracy": sums[1] / len(split)}
-            )
+        found: dict[str, Tensor] = {}
+        with running_statistics.holding(self.model, statistics):
+            for name, split, chosen in (
+                ("train", self.train, self.evaluated),
+                ("test", self.test, torch.arange(len(self.test), device=self.device)),
+            ):
+                sums = torch.zeros(2, device=self.device, dtype=_accumulator(self.device))
+                for index in itertools.takewhile(goes_on, distributed.share(chosen).split(EVALUATION_BATCH)):
+                    targets = split.targets[index]
+                    outputs = self.network(split.inputs[index])
+                    value = self.loss_of(outputs, targets)
+                    sums += torch.stack([value.to(sums) * len(index), (outputs.argmax(-1) == targets).sum().to(sums)])
+                (sums,) = distributed.sum_over_processes([sums])
+                found |= {f"{name}_loss": sums[0] / len(chosen), f"{name}_accuracy": sums[1] / len(chosen)}
+        if not goes_on(self.evaluated):
+            return
+        self.recorder.record(self.step, **found)
         self._check_finite("train_loss")  # the last step of all may have gone astray
         self.recorder.record(
             self.step, seconds=self.seconds, gradient_evaluations=float(self.optimizer.gradient_evaluations)
         )
+        self.statistics = statistics
 
     def contents(self, run: Run) -> dict[str, Any]:
-        """The checkpoint of this step, BatchNorm's statistics those of its weights."""
-        batch_norm.reestimate(self.network, self._equal_batches())
-        return self._contents(run)
-
-    def _contents(self, run: Run) -> dict[str, Any]:
+        """The checkpoint of this step: BatchNorm's own running averages, and beside them those of the evaluation."""
         moments = [m.detach() for m in optimizers.first_moment(self.optimizer)]
         return run.contents(
             self.step,
@@ -218,15 +236,17 @@ class Training:
                     "position": self.step % self.steps_per_epoch,
                     "effective_flip_rate": self.flip_rate,
                 },
-                "training": {"seconds": self.seconds},
+                "training": {"seconds": self.seconds, "due": self.due},
+                **({EVALUATION: {"statistics": self.statistics}} if running_statistics.tracked(self.model) else {}),
             },
             metrics=self.recorder.flush(),
-            last=self.step == self.steps,
+            last=self.step == self.steps and not self.due,
             attributes={
                 "device": str(self.device),
                 "processes": distributed.world_size(),
                 "seed": self.experiment.seed,
                 "training_seconds": self.seconds,
+                "evaluated_examples": len(self.evaluated),
                 "tf32": tf32_in_use(self.device),
                 **{f"optimizer_{name}": steps for name, steps in self.lengths.items()},
             },
@@ -254,8 +274,13 @@ class Training:
                 "is no longer bit-equal to an uninterrupted one",
                 stacklevel=2,
             )
-        self.seconds = checkpoint.state("training")["seconds"]
+        training = checkpoint.state("training")
+        self.seconds = training["seconds"]
         self.step = checkpoint.step
+        if training.get("due", False):  # it was written on the way out, and is written again with the evaluation
+            self.recorder.resume(checkpoint.metrics)
+        elif self.step % self.steps_per_epoch == 0:
+            self.statistics = checkpoint.statistics or running_statistics.own(self.model)
 
 
 def _accumulator(device: torch.device) -> torch.dtype:

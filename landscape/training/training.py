@@ -101,27 +101,32 @@ def _continue(
         if writer is not None:
             writer.submit(contents)
 
+    saved: tuple[int, bool] | None = None  # the step of the last checkpoint, and whether its evaluation is missing
     if run.steps:
         training.restore(run.checkpoint("last"))
-    else:
-        training.evaluate()
-        save()
+        saved = training.step, training.due
     every = training.experiment.checkpoint_every * training.steps_per_epoch
     with tqdm(
         total=training.steps, initial=training.step, desc=run.path.name, unit="step", delay=2, disable=not progress
     ) as bar:
-        while training.step < training.steps:
-            before = training.step
-            training.run_epoch(interruption)
-            bar.update(training.step - before)
+        while True:
             stop = distributed.any_process(interruption.requested is not None)
-            finished = training.step == training.steps
-            if training.step % training.steps_per_epoch == 0:
-                training.evaluate()
-            if finished or stop or training.step % every == 0:
+            if training.due and not stop:
+                training.evaluate(interruption)
+                stop = distributed.any_process(interruption.requested is not None)
+            here = training.step, training.due
+            finished = training.step == training.steps and not training.due
+            again = saved is not None and saved[0] == training.step  # complete what was written on the way out
+            if here != saved and (finished or stop or again or training.step % every == 0):
                 save()
-            if stop and not finished:
+                saved = here
+            if finished:
+                return
+            if stop:  # nothing but the write stands before the exit
                 raise Interrupted(
                     f"{interruption.requested or 'stopped'} at step {training.step} of {training.steps}: "
                     f"saved in {run.path}; the same command continues"
                 )
+            before = training.step
+            training.run_epoch(interruption)
+            bar.update(training.step - before)

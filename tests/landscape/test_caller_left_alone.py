@@ -20,10 +20,10 @@ from landscape import data, models
 from landscape.data import Data, Split
 from landscape.experiment import Experiment
 from landscape.objective.objective import Objective
+from landscape.running_statistics import gather
 from landscape.runs.run import Checkpoint
 from landscape.seeding import isolated
 from landscape.training import probes
-from landscape.training import running_statistics as batch_norm
 from landscape.training.training import train
 from optimizers import create
 
@@ -148,7 +148,8 @@ CALLS: dict[str, Callable[[Checkpoint], Any]] = {
     "Checkpoint.model": lambda checkpoint: checkpoint.model(),
     "Checkpoint.objective and its questions": asked,
     "probe": probed,
-    "reestimate": lambda checkpoint: batch_norm.reestimate(checkpoint.model(), [checkpoint.data().train.inputs]),
+    "gather": lambda checkpoint: gather(checkpoint.model(), [checkpoint.data().train.inputs]),
+    "Objective.reestimated": lambda checkpoint: checkpoint.objective().reestimated(),
 }
 
 

@@ -5,6 +5,7 @@ README, `tests/project/arrows.md`.
 """
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -208,6 +209,13 @@ def test_the_command_line_imports_late() -> None:
         "import landscape.training.training\nassert 'analyses' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_every_public_name_is_there() -> None:
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for name in getattr(module, "__all__", dir(module)):
+            assert getattr(module, name, None) is not None, f"{package}.{name}"
 
 
 def test_nothing_names_an_accelerator() -> None:

@@ -267,7 +267,7 @@ def hostile_attribute(file, random):
 
 
 def later_version(file, random):
-    file.attrs["format_version"] = int(random.choice([0, -1, 2, 2**40]))
+    file.attrs["format_version"] = int(random.choice([0, -1, 3, 2**40]))
 
 
 def other_format(file, random):
