@@ -30,7 +30,7 @@ import optimizers
 warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "optimizers"))
+sys.path.insert(0, str(HERE.parent / "optimizers" / "core"))
 import without_torchvision  # noqa: E402
 
 without_torchvision.hide()

@@ -105,9 +105,9 @@ LOOKSAM = {"rho": 0.1, "k": 5, "alpha": 0.7}
 class Padded(optimizers.Orthogonal):
     """LookSAM's reuse as theirs has it: d = g + α (‖g‖/(‖g_v‖ + 1e-8)) g_v."""
 
-    def after_ascent(self, optimizer, both):
-        super().after_ascent(optimizer, both)
-        self.length = self.length + 1e-8
+    def after_ascent(self, step):
+        super().after_ascent(step)
+        step.later(self)["length"] += 1e-8
 
 
 def padded(parameters):
