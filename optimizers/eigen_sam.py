@@ -48,13 +48,17 @@ class Eigen(Direction):
         batch, parameters = batch_closure(step.closure, _PURPOSE), step.clean.parameters
         with step.optimizer.frozen_batch_norms():
             products = batch.hessian_product(parameters, self._start(step))
-        step.count(2)
         length = norms.norm(products, parameters)
         step.optimizer.count_skipped_ascent((~length.isfinite()).int())
         inverse = norms.inverse(length)
         for parameter, old, product in zip(parameters, _eigenvector(step), products, strict=True):
             new = (norms.widened(product) * inverse.to(product.device)).to(old.dtype)
             step.optimizer.state[parameter][_KEY] = torch.where((inverse > 0).to(old.device), new, old)
+
+    def conclude(self, step: Step) -> None:
+        """Count the product, once for all parts of a batch."""
+        if self.steps % self.p == 0 and step.optimizer.perturbs:
+            step.count(2)
 
     def _start(self, step: Step) -> list[Tensor]:
         """v, or ĝ before the first product."""

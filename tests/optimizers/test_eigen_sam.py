@@ -52,3 +52,12 @@ def test_a_product_that_is_not_finite_leaves_v_as_it_was(maximize):
     after = [optimizer.state[parameter]["eigenvector"] for parameter in model.parameters()]
     assert all(map(torch.equal, before, after))
     assert optimizer.skipped_ascents == 1
+
+
+def test_parts_of_a_batch_cost_what_the_batch_costs():
+    problem = LogisticBatches()
+    model = problem.model()
+    optimizer = EigenSAM(torch.optim.SGD(model.parameters(), lr=0.01), p=2, m=4)
+    for batch in range(3):
+        optimizer.step(problem.closure(model, batch))
+    assert optimizer.gradient_evaluations == 2 * 3 + 2 * 2
