@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 from landscape import imports, limited_toml
 from landscape.devices import device_named
 
-IMPORTED = ("data", "model", "base")  # the fields that may name somebody's code
+IMPORTED = ("data", "model", "optimizer", "base")  # the fields that may name somebody's code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Experiment:
         data_options: Further keyword arguments of the data set.
         model: A registered model (`landscape list models`) or `package.module:factory`.
         model_options: Keyword arguments of the model's factory.
-        optimizer: A method (`landscape list optimizers`).
+        optimizer: A method (`landscape list optimizers`) or `package.module:Class`.
         rho: Radius of the perturbation; left out, the method's own default.
         optimizer_options: Further hyperparameters of the method.
         base: The optimizer that takes the descent step: `sgd`, `nag` (SGD with Nesterov's momentum), `adamw`, or
@@ -149,7 +149,12 @@ class Experiment:
                 f"rho: expected once, got {self.rho} and {self.optimizer_options['rho']} in optimizer_options"
             )
         device_named(self.device)
-        imports.met(getattr(self, name) for name in IMPORTED)
+        imports.met(self.code)
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """What the fields that may name somebody's code say."""
+        return tuple(getattr(self, name) for name in IMPORTED)
 
     @property
     def dtype(self) -> torch.dtype:

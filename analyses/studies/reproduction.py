@@ -20,7 +20,7 @@ from analyses.studies.results import DIVERGED, question_file
 from analyses.studies.study import Question, Study
 from analyses.studies.workers import Failure, in_processes
 from landscape import imports
-from landscape.experiment import IMPORTED, Experiment
+from landscape.experiment import Experiment
 from landscape.runs.run import Run
 from landscape.store.atomic_file import write_text
 from landscape.training.training import NonFiniteLoss, train
@@ -88,7 +88,7 @@ def _whole(experiment: Experiment, folder: Path, questions: list[Question]) -> b
 def _one_run(experiment: str, folder: Path, questions: list[Question], threads: int) -> None:
     torch.set_num_threads(threads)
     asked = Experiment.from_toml(experiment)
-    imports.allow(*(getattr(asked, name) for name in IMPORTED))  # the parent has run them: it was allowed to
+    imports.allow(*asked.code)  # the parent has run them: it was allowed to
     run = train(asked, folder, progress=False)
     for question in questions:
         for step in question.steps_of(run):

@@ -92,7 +92,7 @@ def import_weights(source: str | Path, directory: str | Path, experiment: Experi
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(converted[name])
-    imports.remember([experiment.data, experiment.model, experiment.base])
+    imports.remember(experiment.code)
     run = Run.create(directory, experiment)
     with run.writing():
         if run.steps:

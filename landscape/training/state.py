@@ -27,6 +27,7 @@ from landscape.training import probes
 from landscape.training.autocast import Autocast
 from landscape.training.bases import build_base
 from landscape.training.interruption import Interruption
+from landscape.training.methods import described
 from landscape.training.recorder import Recorder
 from landscape.training.schedule import build_schedule
 from landscape.training.storable import require_storable
@@ -74,7 +75,7 @@ class Training:
 
     def _lengths(self, continued: Checkpoint | None) -> dict[str, int]:
         """The method's options that the length of the training decides, in steps."""
-        epochs = optimizers.describe(self.experiment.optimizer).lengths
+        epochs = described(self.experiment.optimizer).lengths
         asked = {name: epochs[name] for name in epochs if name not in self.experiment.optimizer_options}
         if continued is not None:  # one of an older release has none, and goes on as it began
             found = {name: continued.attributes.get(f"optimizer_{name}") for name in asked}

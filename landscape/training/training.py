@@ -70,7 +70,7 @@ def train(
         stack.enter_context(isolated(experiment.seed, stream, device))
         training = Training(experiment, device, continued=last)
         if first:
-            imports.remember([experiment.data, experiment.model, experiment.base])
+            imports.remember(experiment.code)
             run = Run.create(directory, experiment)
             if new:
                 stack.enter_context(given_back(run, unless=lambda error: _worth_keeping(training, error)))

@@ -1,4 +1,7 @@
-"""The table of methods: one decorator on a method's class, and `create`, the command line and the tests find it."""
+"""The table of methods: one decorator on a method's class, and `create`, the command line and the tests find it.
+
+Anybody's class is found without it, as `package.module:Class`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any, TypeVar
 from torch.optim import Optimizer
 
 from optimizers.core.sharpness_aware import SharpnessAware
-from optimizers.ground.signatures import checked, close_matches, options_of
+from optimizers.ground.signatures import check_values, checked, close_matches, options_of
 
 _Method = TypeVar("_Method", bound="type[SharpnessAware]")
 Counts = Callable[[int], Sequence[int]]
@@ -75,16 +78,15 @@ def register(
     def enter(method: _Method) -> _Method:
         if name in _METHODS:
             raise ValueError(f"an optimizer named {name!r} exists already; give this one another name")
-        options = list(inspect.signature(method.__init__).parameters.values())[2:]
         _METHODS[name] = (
             method,
             OptimizerInfo(
                 name=name,
-                summary=(inspect.getdoc(method) or "").split("\n", 1)[0],
+                summary=_summary(method),
                 cost=cost,
                 state=state,
                 reference=reference,
-                defaults={option.name: option.default for option in options if option.kind is option.KEYWORD_ONLY},
+                defaults=_defaults(method),
                 closure_free=closure_free,
                 rho_range=rho_range,
                 lengths=lengths or {},
@@ -102,6 +104,15 @@ def register(
     return enter
 
 
+def _summary(method: type[SharpnessAware]) -> str:
+    return (inspect.getdoc(method) or "").split("\n", 1)[0]
+
+
+def _defaults(method: type[SharpnessAware]) -> dict[str, Any]:
+    options = list(inspect.signature(method.__init__).parameters.values())[2:]
+    return {option.name: option.default for option in options if option.kind is option.KEYWORD_ONLY}
+
+
 def discover() -> list[ModuleType]:
     """Import every paper's file of this package, new ones too: a file with a decorator is all that a method needs."""
     package = importlib.import_module(__name__.split(".")[0])
@@ -116,23 +127,66 @@ def available() -> tuple[str, ...]:
 
 
 def create(name: str, base: Optimizer, **hyperparameters: Any) -> SharpnessAware:
-    """The method called `name` over `base`; an unknown name or option answers with those that exist."""
-    describe(name)
-    method = _METHODS[name][0]
+    """The method called `name` over `base`; an unknown name or option answers with those that exist.
+
+    `package.module:Class` is anybody's, a subclass of `SharpnessAware`: its module is imported, which runs its code.
+    """
+    method, _ = _found(name)
     known = options_of(method)
     known.pop("base", None)
     unknown = sorted(set(hyperparameters) - set(known))
     if unknown:
         expected = f"{', '.join(known) or 'none'}{close_matches(unknown, known)}"
         raise TypeError(f"{name}: unknown hyperparameter {', '.join(unknown)}; expected among: {expected}")
+    check_values(name, known, hyperparameters)
     return method(base, **hyperparameters)
 
 
 def describe(name: str) -> OptimizerInfo:
-    """What is known of the method called `name`."""
+    """What is known of the method called `name`; of one that is not registered, as much as its class tells."""
+    return _found(name)[1]
+
+
+def _found(name: str) -> tuple[type[SharpnessAware], OptimizerInfo]:
+    if ":" in name:
+        return _imported(name)
     if name not in _METHODS:
         discover()
     if name not in _METHODS:
         hint = close_matches([name], available())
-        raise ValueError(f"unknown optimizer {name!r}; expected one of {', '.join(available())}{hint}")
-    return _METHODS[name][1]
+        raise ValueError(
+            f"unknown optimizer {name!r}; expected one of {', '.join(available())}, or package.module:Class{hint}"
+        )
+    return _METHODS[name]
+
+
+def _imported(path: str) -> tuple[type[SharpnessAware], OptimizerInfo]:
+    module, _, attribute = path.partition(":")
+    try:
+        method = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"optimizer {path!r}: expected an importable package.module:Class, got {error}. "
+            "Is its folder on PYTHONPATH?"
+        ) from error
+    if not (isinstance(method, type) and issubclass(method, SharpnessAware)):
+        raise ValueError(f"optimizer {path!r}: expected a subclass of optimizers.SharpnessAware, got {method!r}")
+    for entered in _METHODS.values():
+        if entered[0] is method:  # its module registers it
+            return entered
+    return method, OptimizerInfo(
+        name=path,
+        summary=_summary(method),
+        cost="not said",
+        state="not said",
+        reference="not said",
+        defaults=_defaults(method),
+        closure_free=False,
+        rho_range=method.rho_range,
+        lengths={},
+        gradients=lambda steps: range(steps, 4 * steps + 1),
+        forward_passes=lambda steps: range(steps, 4 * steps + 1),
+        copies=(0, 1),
+        needs_batch=False,
+        example={},
+    )

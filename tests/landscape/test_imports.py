@@ -16,6 +16,7 @@ from landscape.training.training import Training, train
 SHORT = ["--epochs", "1", "--data_options.train_examples", "16"]
 OWN = """
 from torch import nn, optim
+from optimizers import SAM
 
 open("ran.txt", "a").write("imported")
 
@@ -28,8 +29,17 @@ def images(train_examples=16):
 
 def base(params, lr):
     return optim.SGD(params, lr=lr)
+
+class Mine(SAM):
+    pass
 """
-NAMES = {"model": "somebodys_code:net", "data": "somebodys_code:images", "base": "somebodys_code:base"}
+NAMES = {
+    "model": "somebodys_code:net",
+    "data": "somebodys_code:images",
+    "optimizer": "somebodys_code:Mine",
+    "base": "somebodys_code:base",
+}
+ONLY_TRAIN = ("optimizer", "base")
 
 
 @pytest.fixture
@@ -87,11 +97,11 @@ def test_somebody_elses_run_runs_no_code_unless_allowed(elsewhere, field, capsys
     checkpoint = run.checkpoint("last")
     assert main(["info", "run"]) == main(["verify", "run"]) == main(["export", "run", "w.pt"]) == 0
     capsys.readouterr()
-    refused(["analyze", "run", "psf", "--batches", "1"], field, elsewhere, capsys) if field != "base" else None
+    refused(["analyze", "run", "psf", "--batches", "1"], field, elsewhere, capsys) if field not in ONLY_TRAIN else None
     refused(["train", "again", "-c", "run/experiment.toml"], field, elsewhere, capsys)
     with pytest.raises(PermissionError, match=f"--allow {NAMES[field]}"):
         Training(run.experiment.replace(lr=0.2))  # what is taken over from a file stays a file's
-    if field != "base":
+    if field not in ONLY_TRAIN:
         with pytest.raises(PermissionError, match=f"--allow {NAMES[field]}"):
             checkpoint.model()
     assert not (elsewhere / "ran.txt").exists()

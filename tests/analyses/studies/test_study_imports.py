@@ -22,8 +22,15 @@ def images():
     from landscape.data.digits import digits
     return digits(16)
 def base(params, lr): return optim.SGD(params, lr=lr)
+from optimizers import SAM
+class Mine(SAM): pass
 """
-NAMES = {"model": "somebodys_study:net", "data": "somebodys_study:images", "base": "somebodys_study:base"}
+NAMES = {
+    "model": "somebodys_study:net",
+    "data": "somebodys_study:images",
+    "optimizer": "somebodys_study:Mine",
+    "base": "somebodys_study:base",
+}
 STUDY = """
 title = "Theirs"
 seeds = [0]
