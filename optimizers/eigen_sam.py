@@ -38,7 +38,10 @@ class Eigen(Direction):
         """Refuse parameters that cannot be differentiated twice."""
         super().bind(optimizer)
         if any(map(norms.is_sharded, optimizer.parameters)):
-            raise ValueError("Eigen-SAM differentiates twice: expected whole parameters, got sharded ones (FSDP2)")
+            raise ValueError(
+                "Eigen-SAM differentiates twice, and a sharded model (FSDP2) keeps no graph for that: expected whole "
+                "parameters, got sharded ones; use DistributedDataParallel, or sam, which differentiates once"
+            )
 
     def observe(self, step: Step) -> None:
         """One step of the power iteration on the first of every p steps; none where nothing is perturbed."""

@@ -69,6 +69,7 @@ def test_statistics_are_gathered_through_the_network_that_is_evaluated(tmp_path:
 
 LENGTHS: dict[str, Callable[[Any], int]] = {
     "aesam": lambda optimizer: optimizer.policy.total_steps,
+    "ssam": lambda optimizer: optimizer.metric.every,
     "vsam": lambda optimizer: optimizer.policy.warmup_left,
 }
 
@@ -103,7 +104,7 @@ def test_a_run_of_an_older_release_goes_on_as_it_began(tmp_path: Path, method: s
     checkpoint = run.checkpoint("last")
     continued = Training(experiment, continued=checkpoint)
     ((option, _),) = optimizers.describe(method).lengths.items()
-    assert continued.lengths == {option: 3 if method == "aesam" else 9}
+    assert continued.lengths == {option: {"aesam": 3, "ssam": 3, "vsam": 9}[method]}
     del checkpoint._contents.attributes[f"optimizer_{option}"]  # type: ignore[attr-defined]
     assert Training(experiment, continued=checkpoint).lengths == {}
 
