@@ -1,4 +1,4 @@
-"""Whose code runs: `package.module:factory` is imported where you named it, never because a file does.
+"""Whose code runs: a `package.module:name` (model, data, base or method) is imported where you named it, never by a file.
 
 Somebody else's run, archive, recipe or study may name any function of any package, with arguments. So a name is imported
 only if it is yours:

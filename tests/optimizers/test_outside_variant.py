@@ -53,7 +53,7 @@ def test_a_class_that_its_module_registers_is_that_method():
     assert optimizers.describe("optimizers.fsam:FSAM") is optimizers.describe("fsam")
 
 
-def test_the_command_line_trains_it_and_continues_to_the_bit():
+def test_the_command_line_trains_it_and_again_from_its_recipe_to_the_bit():
     assert main(["train", "whole", "--optimizer", NAME, *SMALL, "--epochs", "2", "--checkpoint_every", "1"]) == 0
     assert main(["train", "sam", "--optimizer", "sam", *SMALL[:-2], "--epochs", "2"]) == 0
     whole, sam = (Run.open(name) for name in ("whole", "sam"))
