@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes the tests start inherit it
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -9,13 +10,23 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="landscape-state-")  # wh
 
 import pytest
 import torch
+from started_processes import started, watch
 
 torch.set_num_threads(1)
+watch()
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def started_processes_are_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    started.clear()
+    yield
+    if started and request.node.get_closest_marker("processes") is None:
+        pytest.fail(f"starts {', '.join(started)}: mark this test with @pytest.mark.processes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,6 +47,7 @@ PROGRAM = textwrap.dedent(
 )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_process_waits_for_the_groups_threads_before_it_ends(code: int) -> None:
     command = [sys.executable, "-c", PROGRAM, str(code)]
@@ -79,6 +80,7 @@ COMMANDS = textwrap.dedent(
 )
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are read from /proc")
 def test_after_a_command_under_torchrun_no_thread_of_gloo_is_at_work(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_somebody_elses_run_runs_no_code_unless_allowed(elsewhere, field, capsys
     Training(run.experiment)
 
 
+@pytest.mark.processes
 def test_ones_own_runs_need_nothing(elsewhere):
     run = train(Experiment(epochs=1, **NAMES), "run")  # typed in Python
     run.checkpoint("last").model()

@@ -201,6 +201,7 @@ def test_no_file_holds_two_ideas() -> None:
     assert not long, f"over 300 lines: {long}"
 
 
+@pytest.mark.processes
 def test_the_command_line_imports_late() -> None:
     """`landscape --help` answers without loading torch; training does not load an analysis."""
     code = (

@@ -214,6 +214,7 @@ def test_cuda_where_there_is_none_is_one_line(
     assert everything(tmp_path) == []
 
 
+@pytest.mark.processes
 def test_a_process_says_the_same(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "landscape", "train", str(tmp_path / "run"), "--keep.best", "test_acc"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -19,11 +19,13 @@ def code(language: str) -> list[str]:
     return [body for kind, body in BLOCKS if kind == language]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", range(len(code("python"))))
 def test_the_python_runs(number: int, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code("python")[number]], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.processes
 def test_the_commands_run(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     commands = [line[2:] for body in code("console") for line in body.splitlines() if line.startswith("$ ")]

@@ -66,6 +66,7 @@ def run(world: int, folder: Path) -> dict:
     return json.loads(finished[0][0])
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     one, two = run(1, tmp_path), run(2, tmp_path)

@@ -114,6 +114,7 @@ def test_nothing_is_done_twice(results: Results, study: Study, monkeypatch: pyte
     assert files == {path: path.stat().st_mtime_ns for path in results.directory.rglob("*.h5")}
 
 
+@pytest.mark.processes
 def test_a_deleted_analysis_returns_with_the_same_number(results: Results, study: Study) -> None:
     run = results.runs["msam"][0]
     before = {q.name: q.read(results, run).value for q in QUANTITIES}
@@ -123,6 +124,7 @@ def test_a_deleted_analysis_returns_with_the_same_number(results: Results, study
     assert before == {q.name: q.read(results, run).value for q in QUANTITIES}
 
 
+@pytest.mark.processes
 def test_an_interrupted_study_goes_on(study: Study, results: Results, tmp_path: Path) -> None:
     """One run missing, one cut after its first epoch: the numbers are those of the undisturbed study."""
     from landscape.runs.run import Run
@@ -158,6 +160,7 @@ def test_a_damaged_analysis_is_refused_by_name(results: Results, study: Study) -
     saved.analyze(run, "psf", rho=0.05, batches=2)
 
 
+@pytest.mark.processes
 def test_one_failing_run_does_not_stop_the_others(study: Study, tmp_path: Path) -> None:
     path = tmp_path / "failing.toml"
     path.write_text(STUDY.replace('optimizer = "plain"', 'optimizer = "plain"\nlr = 1e30').replace("[0, 1]", "[0]"))
@@ -208,6 +211,7 @@ def test_the_packaged_demo_is_a_study_of_valid_experiments() -> None:
     assert {quantity(claim.quantity).name for claim in demo.claims}
 
 
+@pytest.mark.processes
 def test_a_study_without_analyses_still_has_its_report(tmp_path: Path) -> None:
     asks_nothing = STUDY.split("[[analyses]]")[0].replace("[0, 1]", "[0]").replace("probe_every = 2", "")
     (tmp_path / "bare.toml").write_text(asks_nothing)

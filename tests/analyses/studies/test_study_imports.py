@@ -77,6 +77,7 @@ def test_a_study_runs_no_code_unless_allowed(field: str, elsewhere: Path, capsys
     assert "test accuracy" in Path("runs/report.md").read_text()
 
 
+@pytest.mark.processes
 def test_what_is_allowed_in_python_is_allowed_in_its_workers(elsewhere: Path) -> None:
     Path("theirs.toml").write_text(STUDY.format(field="model", name=NAMES["model"]))
     study = Study.read(Path("theirs.toml"))

@@ -63,6 +63,7 @@ def told(program: list[str], *arguments: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
 
+@pytest.mark.processes
 def test_one_worker_does_everything_until_it_dies_which_fails_its_own_work_alone(program: list[str]) -> None:
     """Each kind of end, between answers that name the process: a new one only where the last has died."""
     found = told(program, "1", "who0", "raise", "long", "who1", "kill", "who2", "leave", "who3", "ok")
@@ -105,6 +106,7 @@ def test_a_worker_that_dies_between_two_pieces_of_work_costs_none(monkeypatch: p
     assert [worker.tasks for worker in made] == [[(0,)], [(1,), (2,), (3,)]]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["sleep", "deaf", "idle"])
 def test_no_worker_outlives_a_killed_parent(program: list[str], how: str) -> None:
     """Not one at work, not one that ignores SIGTERM, not one that waits for work while another works."""
@@ -122,6 +124,7 @@ def test_no_worker_outlives_a_killed_parent(program: list[str], how: str) -> Non
     assert not [number for number in numbers if Path(f"/proc/{number}").exists()]
 
 
+@pytest.mark.processes
 def test_left_early_a_worker_gets_one_signal_and_the_time_for_its_checkpoint(program: list[str]) -> None:
     """A second SIGTERM ends a training without one (`landscape.training.interruption`)."""
     done = subprocess.run(

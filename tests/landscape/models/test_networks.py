@@ -81,6 +81,7 @@ def test_a_network_without_skips_has_the_same_parameters_and_other_outputs() -> 
     assert not torch.allclose(with_skips(images), without(images))
 
 
+@pytest.mark.processes
 def test_resnet50_equals_that_of_transformers() -> None:
     """The same weights give the same outputs: strides, shortcuts and order of operations are those of the other code."""
     pytest.importorskip("transformers")

@@ -114,6 +114,7 @@ for name in ("w.pt", "w.safetensors", "figure"):
 """
 
 
+@pytest.mark.processes
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     run = tmp_path / "run"
     assert main(["train", str(run), "--epochs", "1", "--data_options.train_examples", "64"]) == 0

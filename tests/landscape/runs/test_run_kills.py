@@ -10,6 +10,7 @@ import pytest
 SOAK = Path(__file__).parents[2] / "soak" / "kill_and_resume.py"
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_fifteen_kills_lose_nothing():
     command = [sys.executable, str(SOAK), "--kills", "15"]

@@ -53,6 +53,7 @@ sys.exit(main(["train", sys.argv[2], "-c", sys.argv[3]]))
 """
 
 
+@pytest.mark.processes
 def test_training_on_a_full_disk_says_so_and_continues_when_there_is_room(tmp_path):
     experiment = EXPERIMENT.replace(optimizer="msam")
     whole = train(experiment, tmp_path / "whole", progress=False)

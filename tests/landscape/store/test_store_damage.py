@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CAMPAIGN = Path(__file__).parents[2] / "soak" / "damaged_files.py"
 
 
+@pytest.mark.processes
 def test_a_thousand_damaged_files_are_refused():
     ran = subprocess.run(
         [sys.executable, str(CAMPAIGN), "--files", "1000"], capture_output=True, text=True, timeout=300, check=False

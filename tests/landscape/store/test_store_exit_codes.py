@@ -85,6 +85,7 @@ def words(command: list[str], **places: Path) -> list[str]:
     return command
 
 
+@pytest.mark.processes
 def test_a_damaged_file_is_one_line_and_exit_code_2_for_every_command(whole, tmp_path):
     commands, asked = [], []
     for kind, damage in DAMAGE.items():
@@ -110,6 +111,7 @@ def test_a_damaged_file_is_one_line_and_exit_code_2_for_every_command(whole, tmp
         assert not list(folder.rglob(".tmp-*"))
 
 
+@pytest.mark.processes
 def test_a_full_disk_is_one_line_and_exit_code_2_at_every_size(whole, tmp_path):
     """What RLIMIT_FSIZE refuses is refused in the middle of any file, by any of our writers, in a thread or not."""
     size = (whole / "run/checkpoints/step-00000015.h5").stat().st_size
@@ -158,6 +160,7 @@ except BaseException as error:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("stop", [0, 1])
 def test_an_exception_that_somebody_keeps_does_not_crash_the_end(whole, tmp_path, stop):
     file = tmp_path / "c.h5"

@@ -193,6 +193,7 @@ with Run.open(sys.argv[1]).writing():
 """
 
 
+@pytest.mark.processes
 def test_a_second_process_is_refused_until_the_first_dies(run):
     with subprocess.Popen([sys.executable, "-c", HOLD, run.path], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -246,6 +247,7 @@ save(2)  # there is room again, and the training goes on
 """
 
 
+@pytest.mark.processes
 def test_a_full_disk_is_an_error_and_everything_before_it_stays(run):
     limits = ["0", "100", "3000", "300000", "641600", "643000"]  # up to the last bytes of a file of 643 kB
     command = [sys.executable, "-c", LIMITED, str(run.path), *limits]
@@ -282,6 +284,7 @@ for attempt in (lambda: run.save(2, model=torch.nn.Linear(2, 2), momentum=None, 
 """
 
 
+@pytest.mark.processes
 def test_a_read_only_folder_is_read_and_refuses_to_be_written():
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         run = Run.create(folder, EXPERIMENT)
@@ -332,6 +335,7 @@ print(reads)
 """
 
 
+@pytest.mark.processes
 def test_a_reader_in_a_loop_never_fails_and_never_sees_half(run):
     with subprocess.Popen([sys.executable, "-c", READ, run.path], stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout.readline() == "reading\n"

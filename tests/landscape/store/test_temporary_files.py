@@ -54,6 +54,7 @@ def problems(run):
     return {str(finding.path.relative_to(run.path)): finding.problem for finding in verify(run) if finding.problem}
 
 
+@pytest.mark.processes
 def test_the_living_are_left_alone_and_the_dead_cleared_away(run, tmp_path, capsys):
     archive = tmp_path / "run.h5"
     targets = [run.path / folder / f"{folder.strip('.')}file-00000007-0123456789.h5" for folder in FOLDERS]
@@ -145,6 +146,7 @@ with writing(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.processes
 def test_deleting_files_lets_no_second_trainer_in(run):
     with subprocess.Popen([sys.executable, "-c", HOLD, run.path], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -173,6 +175,7 @@ with writing(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.processes
 def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(run):
     command = [sys.executable, "-c", FORK, run.path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:

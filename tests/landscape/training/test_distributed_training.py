@@ -52,6 +52,7 @@ def torchrun(experiment: Experiment, directory: Path, *, processes: int = 2, cut
     return done.returncode
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_compute_what_one_computes(tmp_path: Path) -> None:
     """Batches of 64, 64 and 22, so that shares are uneven against the whole in nothing but their order of summation."""
@@ -67,6 +68,7 @@ def test_two_processes_compute_what_one_computes(tmp_path: Path) -> None:
     assert len(b.state("rng")) == 2
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
     """With dropout, whose random numbers are each process's own."""
@@ -80,6 +82,7 @@ def test_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(whole.buffers[name], cut.buffers[name]) for name in whole.buffers)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_another_number_of_processes_says_what_is_lost(tmp_path: Path) -> None:
     assert torchrun(EXPERIMENT, tmp_path / "run", cut=5) != 0
@@ -88,6 +91,7 @@ def test_another_number_of_processes_says_what_is_lost(tmp_path: Path) -> None:
     assert run.finished
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_analyses_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     """Each on its share of the examples; the same products, the same numbers to rounding, one file."""

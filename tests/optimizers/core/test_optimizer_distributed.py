@@ -10,6 +10,7 @@ import torch
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["replicas", "per_replica", "sharded"])
 def test_two_processes(case):

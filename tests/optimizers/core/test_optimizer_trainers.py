@@ -22,6 +22,7 @@ def run(*command, directory):
     return done.stdout
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("method", ["sam", "msam"])
 def test_plain_loop(method, tmp_path):
     output = run(ROOT / "notebooks/examples/plain_loop.py", method, directory=tmp_path)
@@ -30,6 +31,7 @@ def test_plain_loop(method, tmp_path):
     assert f"{280 if method == 'sam' else 140} gradients" in output
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "package"), [("lightning", "lightning"), ("huggingface", "transformers")])
 def test_trainers(trainer, package, tmp_path):
@@ -57,6 +59,7 @@ def test_the_table_of_trainers_promises_no_distance_above_1e_6():
         assert all(float(cell) <= 1e-6 for cell in row.values())
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_the_table_of_trainers_is_true(tmp_path):
     """Each trainer with each method, in every setting, against a loop over large batches; made anew."""
