@@ -5,11 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.core.norms import is_sharded
 from optimizers.core.passes import Whole
 from optimizers.core.seen import Seen
 
@@ -46,25 +43,12 @@ def check_base(base: object) -> None:
 
 def check_parameters(optimizer: Seen) -> None:
     """Raise `TypeError` for parameters of torch's first FSDP: shards that do not say of what, so norms would be local."""
-    parameters = optimizer.parameters
-    flat = any(getattr(parameter, "_is_flat_param", False) for parameter in parameters)
-    if flat or _are_parts_of_a_flat_one(parameters):
+    # torch marks both: the flat parameter, and those that are parts of one (use_orig_params=True), empty ones too
+    if any(getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False) for p in optimizer.parameters):
         raise TypeError(
             "expected whole parameters or those of FSDP2, got flat ones of FullyShardedDataParallel (FSDP1): each rank "
             "would take the norm of its own part only, and ε would be too long; use torch.distributed.fsdp.fully_shard"
         )
-
-
-def _are_parts_of_a_flat_one(parameters: list[Tensor]) -> bool:
-    """Whether some share one storage, each of them a vector: FSDP1 with use_orig_params=True, while it is sharded."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False
-    together: dict[int, list[Tensor]] = {}
-    for parameter in parameters:
-        if parameter.layout is torch.strided and not is_sharded(parameter) and parameter.device.type != "meta":
-            together.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
-    together.pop(0, None)
-    return any(len(vectors) > 1 and all(v.dim() == 1 for v in vectors) for vectors in together.values())
 
 
 def check_names(base: Optimizer, defaults: dict[str, Any]) -> None:

@@ -152,19 +152,3 @@ def test_a_base_that_cannot_be_wrapped_is_refused_at_once(method, base):
     make, reason = BASES_THAT_ARE_NONE[base]
     with pytest.raises(TypeError, match=reason):
         create(method, make(nn.Linear(3, 2).parameters()))
-
-
-@over_methods
-def test_flat_parameters_are_refused(method, monkeypatch):
-    """FSDP1's say so themselves; with use_orig_params they are vectors in one storage, where there are processes."""
-    flat = nn.Parameter(torch.ones(10))
-    flat._is_flat_param = True
-    with pytest.raises(TypeError, match=r"got flat ones of FullyShardedDataParallel.*use torch.*fully_shard"):
-        create(method, BASES["sgd"]([flat]))
-    storage = torch.ones(10)
-    parts = [nn.Parameter(storage[:6]), nn.Parameter(storage[6:])]
-    create(method, BASES["sgd"](parts))
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    with pytest.raises(TypeError, match=r"got flat ones of FullyShardedDataParallel"):
-        create(method, BASES["sgd"](parts))
-    create(method, BASES["sgd"](nn.Linear(3, 2).parameters()))
