@@ -1,6 +1,7 @@
 """Which layers a parameter and a running statistic belong to: seen whatever hides them, or refused."""
 
 import gc
+import sys
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ CURE = r"gc.freeze\(\) hides .*model=model for the optimizer, or step\(optimizer
 
 @pytest.fixture
 def hidden():
-    """Everything alive is hidden from the garbage collector."""
+    """Everything alive is hidden from the garbage collector; what earlier tests have compiled is forgotten."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
     def hide():
         gc.collect()

@@ -58,7 +58,7 @@ def test_the_table_of_trainers_promises_no_distance_above_1e_6():
     (tried,) = (
         ast.literal_eval(line.value)
         for line in ast.parse((ROOT / "tests/benchmarks/trainers.py").read_text()).body
-        if isinstance(line, ast.Assign) and line.targets[0].id == "METHODS"
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "METHODS"
     )
     assert len(tried) >= 4
     assert {optimizers.describe(method).closure_free for method in tried} == {True, False}
