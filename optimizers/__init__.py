@@ -12,10 +12,10 @@ from optimizers.budget_sam import Budget as Budget
 from optimizers.budget_sam import BudgetSAM as BudgetSAM
 from optimizers.core.axes import Always as Always
 from optimizers.core.axes import Euclidean as Euclidean
+from optimizers.core.axes import PerTensor as PerTensor
 from optimizers.core.axes import Steepest as Steepest
+from optimizers.core.axes import Unnormalized as Unnormalized
 from optimizers.core.closures import BatchClosure as BatchClosure
-from optimizers.core.metrics import PerTensor as PerTensor
-from optimizers.core.metrics import Unnormalized as Unnormalized
 from optimizers.core.moments import first_moment as first_moment
 from optimizers.core.passes import frozen_batch_norm as frozen_batch_norm
 from optimizers.core.policies import Bernoulli as Bernoulli

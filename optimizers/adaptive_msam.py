@@ -37,7 +37,7 @@ class Proportional(Metric):
 
 @register(
     "adaptive_msam",
-    cost="1",
+    negative_rho="against the coming step",
     state="1, and 1 while perturbing",
     reference="Becker et al. 2024",
     closure_free=True,

@@ -63,7 +63,7 @@ class LongGradient(Policy):
     "aesam",
     gradients=lambda steps: range(steps, 2 * steps + 1),
     cost="1 + the share of long gradients",
-    state="1 during the step",
+    reads=lambda steps: (steps,),
     reference="Jiang et al. 2023",
     rho_range=(0.02, 0.5),
     lengths={"total_steps": math.inf},

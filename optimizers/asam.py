@@ -74,7 +74,7 @@ class Adaptive(Metric):
         ]
 
 
-@register("asam", cost="2", state="2 during the step", reference="Kwon et al. 2021", rho_range=(0.2, 2.0))
+@register("asam", state="2 during the step", reference="Kwon et al. 2021", rho_range=(0.2, 2.0), reads_layers=True)
 class ASAM(SharpnessAware):
     """Perturb in units of the weights: ε = ρ T² g/‖T g‖, T = |w| + η. ρ = 0.5 (CIFAR-10), 1 (CIFAR-100)."""
 

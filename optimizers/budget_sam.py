@@ -68,6 +68,7 @@ class Budget(Policy):
     gradients=lambda steps: range(math.ceil(1.3 * steps - 1), math.floor(1.3 * steps + 1) + 1),
     cost="any number from 1 to 2, exactly (1.3)",
     state="1, and 2 on steps that climb",
+    reads=lambda steps: (steps,),
     reference="this toolkit",
     rho_range=(0.02, 0.5),
 )

@@ -41,7 +41,6 @@ class Decayed(Policy):
 @register(
     "decay_sam",
     cost="1, then 2 where the learning rate has decayed",
-    state="1 during the step",
     reference="after Zhou et al. 2024",
     rho_range=(0.02, 0.5),
     gradients=lambda steps: range(steps, 2 * steps + 1),

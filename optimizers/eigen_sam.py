@@ -96,6 +96,7 @@ def _eigenvector(step: Step) -> list[Tensor]:
     reference="Luo et al. 2024",
     rho_range=(0.02, 0.5),
     needs_batch=True,
+    shards=False,
     gradients=lambda steps: (2 * steps + 2 * -(-steps // 100),),
     forward_passes=lambda steps: (2 * steps + -(-steps // 100),),
     example={"p": 5},

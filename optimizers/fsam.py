@@ -77,8 +77,6 @@ class Friendly(Direction):
 @register(
     "fsam",
     copies=(1, 2),
-    cost="2",
-    state="1, and 1 during the step",
     reference="Li et al. 2024 (F-SAM)",
     rho_range=(0.05, 0.5),
 )

@@ -45,9 +45,7 @@ class SurrogateGap(Reuse):
                 g_s.copy_(mixed)
 
 
-@register(
-    "gsam", copies=(0, 2), cost="2", state="2 during the step", reference="Zhuang et al. 2022", rho_range=(0.02, 1.0)
-)
+@register("gsam", copies=(0, 2), reference="Zhuang et al. 2022", rho_range=(0.02, 1.0))
 class GSAM(SharpnessAware):
     """Close the surrogate gap too: d = g_s − α g_⊥; ρ may follow the learning rate."""
 

@@ -20,7 +20,6 @@ from optimizers.core.sharpness_aware import SharpnessAware
 @register(
     "late_sam",
     cost="1 before start, then 2",
-    state="1 during the step",
     reference="Zhou et al. 2024",
     rho_range=(0.02, 0.5),
 )

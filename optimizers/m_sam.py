@@ -34,7 +34,6 @@ from optimizers.core.step import Step
     copies=(0, 2),
     needs_batch=True,
     example={"m": 8},
-    cost="2",
     state="2 during the step (n/m by vmap)",
     reference="Foret et al. 2021",
     rho_range=(0.02, 0.5),

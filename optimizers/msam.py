@@ -85,7 +85,13 @@ class Momentum(Direction):
         return Ascent([p for p, _ in moments], norms.shards([v for _, v in moments]))
 
 
-@register("msam", cost="1", state="1", reference="Becker et al. 2024", closure_free=True, rho_range=(1.0, 6.0))
+@register(
+    "msam",
+    reference="Becker et al. 2024",
+    closure_free=True,
+    negative_rho="against the coming step",
+    rho_range=(1.0, 6.0),
+)
 class MSAM(SharpnessAware):
     """Perturb along minus the momentum: ε = −ρ v/‖v‖, one gradient a step. ρ = 3 (CIFAR), 1.7 to 5.5 (ImageNet)."""
 

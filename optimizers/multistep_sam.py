@@ -138,6 +138,7 @@ class Climb(Direction):
 @register(
     "multistep_sam",
     gradients=lambda steps: (4 * steps,),
+    one_ball=True,
     cost="n + 1",
     state="3 during the step",
     reference="Foret et al. 2021",

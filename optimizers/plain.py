@@ -9,7 +9,7 @@ from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 
 
-@register("plain", copies=(0, 0), cost="1", state="0", reference="the base optimizer", closure_free=True)
+@register("plain", reference="the base optimizer", closure_free=True, copies=(0, 0), moves="nothing")
 class Plain(SharpnessAware):
     """No perturbation: the base optimizer, bit for bit."""
 

@@ -52,7 +52,7 @@ class Noise(Direction):
         return Ascent(parameters, noise, disposable=True)
 
 
-@register("random", cost="1", state="1, and 1 while perturbing", reference="control", closure_free=True)
+@register("random", state="1, and 1 while perturbing", reference="control", closure_free=True)
 class RandomSAM(SharpnessAware):
     """Perturb along Gaussian noise of length ρ, one gradient a step: the control experiment."""
 

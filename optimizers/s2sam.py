@@ -58,9 +58,7 @@ class Previous(Direction):
         return Ascent(free, [step.optimizer.state[p][_KEY] for p in free], scale)
 
 
-@register(
-    "s2sam", copies=(1, 2), cost="1", state="2", reference="Ji et al. 2024", closure_free=True, rho_range=(0.02, 0.5)
-)
+@register("s2sam", copies=(1, 2), reference="Ji et al. 2024", closure_free=True, rho_range=(0.02, 0.5))
 class S2SAM(SharpnessAware):
     """Perturb along the previous step's gradient: ε = ρ g₋₁/‖g₋₁‖, one gradient a step."""
 

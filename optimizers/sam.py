@@ -18,7 +18,7 @@ from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 
 
-@register("sam", cost="2", state="1 during the step", reference="Foret et al. 2021", rho_range=(0.02, 0.5))
+@register("sam", reference="Foret et al. 2021", rho_range=(0.02, 0.5))
 class SAM(SharpnessAware):
     """Perturb along the gradient: ε = ρ g/‖g‖. ρ = 0.05 (CIFAR-10, ImageNet), 0.1 to 0.3 (CIFAR-100)."""
 

@@ -73,7 +73,14 @@ class Only(Metric):
             )
 
 
-@register("sam_on", cost="2", state="a little during the step", reference="Mueller et al. 2023", rho_range=(0.1, 10.0))
+@register(
+    "sam_on",
+    state="a little during the step",
+    reference="Mueller et al. 2023",
+    moves="normalisation layers",
+    reads_layers=True,
+    rho_range=(0.1, 10.0),
+)
 class SAMON(SharpnessAware):
     """Perturb the normalisation layers only (`but=True`: everything but them)."""
 
@@ -85,7 +92,14 @@ class SAMON(SharpnessAware):
 
 
 @register(
-    "msam_on", cost="1", state="a little", reference="Becker et al. 2024", closure_free=True, rho_range=(0.1, 10.0)
+    "msam_on",
+    state="a little",
+    reference="Becker et al. 2024",
+    closure_free=True,
+    moves="normalisation layers",
+    negative_rho="against the coming step",
+    reads_layers=True,
+    rho_range=(0.1, 10.0),
 )
 class MSAMON(SharpnessAware):
     """Perturb the normalisation layers only, along minus their momentum; one gradient a step."""

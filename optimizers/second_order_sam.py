@@ -71,7 +71,7 @@ class ThroughAscent(Reuse):
     copies=(0, 3),
     needs_batch=True,
     cost="4 (one of them a Hessian product)",
-    state="3 during the step",
+    shards=False,
     reference="Foret et al. 2021",
     rho_range=(0.02, 0.5),
 )

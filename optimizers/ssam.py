@@ -62,9 +62,7 @@ class Sparse(Metric):
         return Ascent(ascent.parameters, vectors, norms.norm(vectors, ascent.parameters))
 
 
-@register(
-    "ssam", copies=(2, 3), cost="2", state="2¼", reference="Mi et al. 2022", rho_range=(0.05, 0.5), lengths={"every": 1}
-)
+@register("ssam", copies=(2, 3), state="2¼", reference="Mi et al. 2022", rho_range=(0.05, 0.5), lengths={"every": 1})
 class SSAM(SharpnessAware):
     """Perturb only the parameters with the largest Fisher diagonal: ε = ρ M g/‖M g‖."""
 

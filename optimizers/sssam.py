@@ -29,7 +29,6 @@ def tosses(p: float, steps: int, seed: int = 0) -> int:
     "sssam",
     gradients=lambda steps: (steps + tosses(0.5, steps),),
     cost="1 + p",
-    state="1 during the step",
     reference="Zhao et al. 2022",
     rho_range=(0.02, 0.5),
 )

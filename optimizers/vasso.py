@@ -42,8 +42,6 @@ class Averaged(Direction):
 @register(
     "vasso",
     copies=(1, 2),
-    cost="2",
-    state="1, and 1 during the step",
     reference="Li and Giannakis 2023",
     rho_range=(0.02, 0.5),
 )

@@ -125,6 +125,7 @@ def _relative_change(history: list[float]) -> float:
     "vsam",
     gradients=lambda steps: (2 * steps,) if steps <= 150 else range(steps + 150, 2 * steps + 1),
     copies=(1, 2),
+    reads=lambda steps: (len(range(150, steps, 50)),),
     cost="1.02 to 1.8 after the warm-up (1.3 to 1.6 in the paper)",
     state="1, and 2 on steps that climb",
     reference="Deng et al. 2024",

@@ -43,9 +43,7 @@ class Weighted(Reuse):
             g_s.lerp_(g, weight.to(g.device, g.dtype))
 
 
-@register(
-    "wsam", copies=(0, 2), cost="2", state="2 during the step", reference="Yue et al. 2023", rho_range=(0.02, 0.5)
-)
+@register("wsam", copies=(0, 2), reference="Yue et al. 2023", rho_range=(0.02, 0.5))
 class WSAM(SharpnessAware):
     """Weigh the sharpness: d = g + γ/(1−γ) (g_s − g)."""
 

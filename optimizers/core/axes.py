@@ -8,6 +8,7 @@ choice; a paper's own choice lives in the paper's file.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -137,6 +138,34 @@ class Euclidean(Metric):
         """The direction as it is, over its global norm."""
         if ascent.scale is None:
             ascent.scale = norms.norm(ascent.vectors, ascent.parameters)
+        return ascent
+
+
+class Unnormalized(Metric):
+    """No ball at all: ε = ρ d, as long as the direction is. With MSAM and ρ = ημ this is Nesterov's method."""
+
+    def __call__(self, step: Step, ascent: Ascent) -> Ascent:
+        """The direction as it is, over 1; over its length where that is not finite, which nobody climbs along."""
+        if ascent.vectors:
+            length = norms.norm(ascent.vectors, ascent.parameters) if ascent.scale is None else ascent.scale
+            assert isinstance(length, torch.Tensor)
+            ascent.scale = torch.where(length.isfinite(), 1.0, length)
+        return ascent
+
+
+class PerTensor(Metric):
+    """A ball for each tensor, of radius ρ √(n_i/n): the global radius shared out by size, so that no layer takes it all.
+
+    ‖ε‖ = ρ still, if every tensor has a direction.
+    """
+
+    def __call__(self, step: Step, ascent: Ascent) -> Ascent:
+        """The direction as it is, each tensor over √(n/n_i) of its own norm."""
+        sizes = [parameter.numel() for parameter in ascent.parameters]
+        ascent.scale = [
+            norms.norm([vector], [parameter]) * math.sqrt(sum(sizes) / size)
+            for parameter, vector, size in zip(ascent.parameters, ascent.vectors, sizes, strict=True)
+        ]
         return ascent
 
 

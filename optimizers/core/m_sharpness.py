@@ -5,6 +5,7 @@ d = Σ_i (m_i/n) ∇L_i(w + ε_i),   ε_i = ρ ∇L_i(w)/‖∇L_i(w)‖
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,14 +19,17 @@ from optimizers.core.step import Step
 def part_by_part(optimizer: Whole, step: Step, batch: BatchClosure, m: int) -> Any:
     """Both passes of each part in turn; leaves the mean descent direction in `.grad` and returns the mean loss.
 
-    BatchNorm normalises within a part, and counts each. Costs and counts as two gradients of the whole batch.
+    BatchNorm normalises within a part, and counts each. A gradient of a part, whoever takes it, counts by the part's share
+    of the batch, so both passes count as two; a sum that is not whole is rounded up.
     """
-    evaluations = optimizer.gradient_evaluations
+    before, spent = optimizer.gradient_evaluations, 0.0
     loss: Any = 0.0
     total: dict[Tensor, Tensor] = {}
     for part in batch.split(m):
         weight = len(part) / len(batch)
-        loss = loss + weight * two_gradients(optimizer, step.of(part), part)
+        climb = step.of(part)
+        loss = loss + weight * two_gradients(optimizer, climb, part)
+        spent += weight * climb.evaluations
         parameters = [p for p in optimizer.parameters if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_mul_(gradients, weight)
@@ -34,6 +38,6 @@ def part_by_part(optimizer: Whole, step: Step, batch: BatchClosure, m: int) -> A
             parameter.grad = None
     for parameter, gradient in total.items():
         parameter.grad = gradient
-    step.evaluations = 2
-    optimizer.gradient_evaluations = evaluations + 2
+    optimizer.gradient_evaluations = before
+    step.count(math.ceil(round(spent, 9)))
     return loss

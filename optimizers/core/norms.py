@@ -121,9 +121,10 @@ def finite_or_zero(tensors: list[Tensor], finite: Tensor, *, in_place: bool = Fa
     """The tensors, or zeros in their place if not `finite`: a factor 0 is not enough, for 0 · ∞ is not a number."""
     if on_host(finite):
         return tensors if finite else [torch.zeros_like(tensor) for tensor in tensors]
+    lost = ~finite  # once for all: each operation is a kernel
     if in_place:
-        return [tensor.masked_fill_(~finite.to(tensor.device), 0) for tensor in tensors]
-    return [tensor.masked_fill(~finite.to(tensor.device), 0) for tensor in tensors]
+        return [tensor.masked_fill_(lost.to(tensor.device), 0) for tensor in tensors]
+    return [tensor.masked_fill(lost.to(tensor.device), 0) for tensor in tensors]
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

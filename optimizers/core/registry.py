@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch.optim import Optimizer
 
@@ -20,6 +20,8 @@ from optimizers.ground.signatures import check_values, checked, close_matches, o
 
 _Method = TypeVar("_Method", bound="type[SharpnessAware]")
 Counts = Callable[[int], Sequence[int]]
+Moves = Literal["all", "normalisation layers", "nothing"]
+_MANY = 1000
 _METHODS: dict[str, tuple[type[SharpnessAware], OptimizerInfo]] = {}
 
 
@@ -30,9 +32,9 @@ class OptimizerInfo:
     name: str
     summary: str
     cost: str
-    """Gradient evaluations per step."""
+    """Gradient evaluations per step, in words; `gradients` has the numbers."""
     state: str
-    """Memory beyond the base optimizer's, in copies of the parameters."""
+    """Memory beyond the base optimizer's, in copies of the parameters, in words; `copies` has the numbers."""
     reference: str
     defaults: dict[str, Any]
     closure_free: bool
@@ -51,14 +53,26 @@ class OptimizerInfo:
     """Whether it looks into the batch, so that a plain closure is not enough."""
     example: dict[str, Any]
     """Options with which a batch of 16 examples shows what is particular to the method."""
+    reads: Counts
+    """Numbers that the host waits for in so many steps with the default options."""
+    moves: Moves
+    """Which parameters are perturbed: all, those of normalisation layers, or none."""
+    negative_rho: str | None
+    """What ρ < 0 means; None where it is refused."""
+    one_ball: bool
+    """Whether all parameter groups must have one ρ."""
+    reads_layers: bool
+    """Whether it asks which layer a parameter belongs to: where `gc.freeze()` hides layers it must be told the model."""
+    shards: bool
+    """Whether it works on the shards of FSDP2."""
 
 
 def register(
     name: str,
     *,
-    cost: str,
-    state: str,
     reference: str,
+    cost: str | None = None,
+    state: str | None = None,
     closure_free: bool = False,
     rho_range: tuple[float, float] | None = None,
     lengths: dict[str, float] | None = None,
@@ -67,11 +81,18 @@ def register(
     copies: tuple[int, int] = (0, 1),
     needs_batch: bool = False,
     example: dict[str, Any] | None = None,
+    reads: Counts = lambda steps: (0,),
+    moves: Moves = "all",
+    negative_rho: str | None = None,
+    one_ball: bool = False,
+    reads_layers: bool = False,
+    shards: bool = True,
 ) -> Callable[[_Method], _Method]:
     """Enter a class `X(base, **hyperparameters)` under `name`; summary and defaults come from the class itself.
 
     What a method costs and needs is said here, once, and read by the README, the tests and planners. Unsaid, a step takes
-    two gradients, or one where it is `closure_free`, and as many forward passes.
+    two gradients, or one where it is `closure_free`, and as many forward passes. `cost` and `state` are for what numbers
+    cannot say: left out, they are the numbers.
     """
     counted: Counts = gradients or (lambda steps: (steps if closure_free else 2 * steps,))
 
@@ -83,8 +104,8 @@ def register(
             OptimizerInfo(
                 name=name,
                 summary=_summary(method),
-                cost=cost,
-                state=state,
+                cost=cost or _cost(counted),
+                state=state or _state(copies, closure_free),
                 reference=reference,
                 defaults=_defaults(method),
                 closure_free=closure_free,
@@ -95,6 +116,12 @@ def register(
                 copies=copies,
                 needs_batch=needs_batch,
                 example=example or {},
+                reads=reads,
+                moves=moves,
+                negative_rho=negative_rho,
+                one_ball=one_ball,
+                reads_layers=reads_layers,
+                shards=shards,
             ),
         )
         method.rho_range = rho_range
@@ -102,6 +129,19 @@ def register(
         return method
 
     return enter
+
+
+def _cost(gradients: Counts) -> str:
+    counts = gradients(_MANY)
+    each = [f"{number / _MANY:g}" for number in (min(counts), max(counts))]
+    return " to ".join(dict.fromkeys(each))
+
+
+def _state(copies: tuple[int, int], closure_free: bool) -> str:
+    between, most = copies
+    if between == most or closure_free:  # without a closure, what a step needs is held between steps, too
+        return str(most)
+    return f"{between}, and {most - between} during the step" if between else f"{most} during the step"
 
 
 def _summary(method: type[SharpnessAware]) -> str:
@@ -189,4 +229,10 @@ def _imported(path: str) -> tuple[type[SharpnessAware], OptimizerInfo]:
         copies=(0, 1),
         needs_batch=False,
         example={},
+        reads=lambda steps: range(steps + 1),
+        moves="all",
+        negative_rho=None,
+        one_ball=False,
+        reads_layers=False,
+        shards=True,
     )

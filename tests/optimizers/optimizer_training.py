@@ -20,6 +20,7 @@ BASES = {
 METHODS = optimizers.available()
 CLOSURE_FREE = [method for method in METHODS if optimizers.describe(method).closure_free]
 TWO_GRADIENTS = [method for method in METHODS if not optimizers.describe(method).closure_free]
+PERTURBING = [method for method in METHODS if optimizers.describe(method).moves != "nothing"]
 LOOK_INTO_THE_BATCH = [
     method for method in METHODS if optimizers.describe(method).needs_batch
 ]  # a plain closure is not enough for these
@@ -56,14 +57,21 @@ class Smooth(nn.Module):
 
 
 class Training:
-    """A model, an optimizer and a stream of batches that depends on the step number alone."""
+    """A model, an optimizer and a stream of batches that depends on the step number alone.
+
+    `method` is a name, a function of the base, or None for the base alone.
+    """
 
     def __init__(self, method, base="sgd", *, seed=0, net=Net, dtype=torch.float32, options=None, **hyperparameters):
         torch.manual_seed(seed)
         self.model = net().to(dtype)
         self.dtype = dtype
         self.base = BASES[base](self.model.parameters(), **(options or {}))
-        self.optimizer = create(method, self.base, **hyperparameters) if method else self.base
+        self.optimizer = self.base
+        if callable(method):
+            self.optimizer = method(self.base, **hyperparameters)
+        elif method:
+            self.optimizer = create(method, self.base, **hyperparameters)
         self.number = 0
 
     def closure(self):
@@ -97,7 +105,22 @@ def create(method, base, **hyperparameters):
 
 
 def with_radius(method, rho):
-    return {"rho": rho} if "rho" in optimizers.describe(method).defaults else {}
+    return {"rho": rho} if method in PERTURBING else {}
+
+
+def parts_of(training):
+    """How many parts of a batch of 16 climb for themselves."""
+    return 16 // (training.optimizer.m or 16)
+
+
+def climbs(training, steps):
+    """Which of the next steps take a second gradient."""
+    taken = []
+    for _ in range(steps):
+        before = training.optimizer.gradient_evaluations
+        training.step()
+        taken.append(training.optimizer.gradient_evaluations - before == 2)
+    return taken
 
 
 def same(left, right):

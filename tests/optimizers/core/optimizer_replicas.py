@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import optimizers
 from landscape.distributed import process_group
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from expectations import expected
 
 warnings.simplefilter("ignore")
 
@@ -36,6 +40,10 @@ def shard(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 def make(method: str, model: nn.Module, **options: object) -> optimizers.SharpnessAware:
     base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     return optimizers.create(method, base, **options)
+
+
+def engine(model: nn.Module, **options: object) -> optimizers.SharpnessAware:
+    return optimizers.SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), **options)
 
 
 def train(model: nn.Module, optimizer: optimizers.SharpnessAware, data, steps: int) -> None:
@@ -62,40 +70,36 @@ def close(left: nn.Module, right: nn.Module) -> None:
         torch.testing.assert_close(whole(mine), whole(other), rtol=1e-3, atol=1e-5)
 
 
-# What one process does with the whole batch, two do with halves. Two methods look into the batch: ESAM chooses among the
-# examples of its replica (so here it takes all), and a micro-batch is m examples of each replica together.
-ALONE = {"esam": {"gamma": 1.0}, "m_sam": {"m": 8}}
-TOGETHER = {"esam": {"gamma": 1.0}, "m_sam": {"m": 4}}
-
-
 def replicas() -> None:
     """Every method on two replicas: bit-identical after 200 steps, and close to one process with the whole batch."""
     for method in optimizers.available():
+        particular = expected(method)
         model = DistributedDataParallel(network(), gradient_as_bucket_view=True)
-        train(model, make(method, model, **({"m": 4} if method == "m_sam" else {})), shard, 200)
+        train(model, make(method, model, **particular.replicated), shard, 200)
         equal_on_all_ranks(model)
         alone, together = network(), DistributedDataParallel(network())
-        train(alone, make(method, alone, **ALONE.get(method, {})), batch, 8)
-        train(together, make(method, together, **TOGETHER.get(method, {})), shard, 8)
+        train(alone, make(method, alone, **particular.alone), batch, 8)
+        train(together, make(method, together, **particular.together), shard, 8)
         close(alone, together)
-    with pytest.raises(ValueError, match="bypasses DistributedDataParallel's averaging; use vectorize=False"):
-        train(together, make("m_sam", together, m=4, vectorize=True), shard, 1)
+        for options, reason in particular.refused_on_replicas:
+            with pytest.raises(ValueError, match=reason):
+                train(together, make(method, together, **options), shard, 1)
 
 
 def per_replica() -> None:
-    """no_sync: each replica climbs along its own gradient, which is m-SAM with m = the replica's share."""
+    """no_sync: each replica climbs along its own gradient, which is what parts do that are the replica's share."""
     model = DistributedDataParallel(network())
-    train(model, make("sam", model, no_sync=model.no_sync), shard, 200)
+    train(model, engine(model, no_sync=model.no_sync), shard, 200)
     equal_on_all_ranks(model)
 
     model, alone = DistributedDataParallel(network()), network()
-    train(model, make("sam", model, no_sync=model.no_sync), shard, 8)
+    train(model, engine(model, no_sync=model.no_sync), shard, 8)
 
     def sorted_by_rank(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = batch(step)
         return torch.cat([x[0::2], x[1::2]]), torch.cat([y[0::2], y[1::2]])
 
-    train(alone, make("m_sam", alone, m=8), sorted_by_rank, 8)
+    train(alone, engine(alone, m=8), sorted_by_rank, 8)
     close(alone, model)
 
 
@@ -115,11 +119,11 @@ def sharded() -> None:
     """FSDP2: norms run over all shards, so the training is that of one process; what cannot be is refused."""
     for method in optimizers.available():
         alone, model = network(), split_up()
-        if method in ("second_order_sam", "eigen_sam"):  # they differentiate twice
+        if not optimizers.describe(method).shards:  # it differentiates twice
             with pytest.raises(ValueError, match=r"expected whole parameters, got sharded ones; use Distr.*, or sam"):
                 make(method, model)
             continue
-        single, split = make(method, alone, **ALONE.get(method, {})), make(method, model, **TOGETHER.get(method, {}))
+        single, split = make(method, alone, **expected(method).alone), make(method, model, **expected(method).together)
         train(alone, single, batch, 8)
         train(model, split, shard, 8)
         close(alone, model)
@@ -128,17 +132,17 @@ def sharded() -> None:
         dist.all_reduce(mine)
         torch.testing.assert_close(mine.sqrt(), length, rtol=1e-3, atol=1e-6)
 
-    model, copies = split_up(), DistributedDataParallel(network())
-    train(model, make("esam", model), shard, 20)  # each replica chooses among its own examples
-    train(copies, make("esam", copies), shard, 20)
-    close(model, copies)
-
-    model = split_up()
-    with pytest.raises(ValueError, match=r"p = 1 needs the largest entry of all shards, .*; use p = 2"):
-        train(model, make("multistep_sam", model, p=1), shard, 1)
-    with pytest.raises(ValueError, match=r"these are sharded .*; use vectorize=False"):
-        train(model, make("m_sam", model, m=4, vectorize=True), shard, 1)
-    close(model, network())
+    for method in optimizers.available():
+        if expected(method).replicas_are_shards:  # each replica chooses among its own examples
+            model, copies = split_up(), DistributedDataParallel(network())
+            train(model, make(method, model), shard, 20)
+            train(copies, make(method, copies), shard, 20)
+            close(model, copies)
+        for options, reason in expected(method).refused_on_shards:
+            model = split_up()
+            with pytest.raises(ValueError, match=reason):
+                train(model, make(method, model, **options), shard, 1)
+            close(model, network())
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ import pickle
 
 import pytest
 import torch
+from expectations import expected
 from optimizer_training import (
     BASES,
     CLOSURE_FREE,
     LOOK_INTO_THE_BATCH,
     METHODS,
+    PERTURBING,
     TWO_GRADIENTS,
     Net,
     Smooth,
@@ -17,6 +19,7 @@ from optimizer_training import (
     create,
     over_all,
     over_methods,
+    parts_of,
     same,
     with_radius,
 )
@@ -67,8 +70,8 @@ def test_an_exception_in_any_pass_leaves_clean_weights_and_a_working_optimizer(m
             training.step()
         except KeyboardInterrupt:
             assert same(training.weights(), before)
-            # statistics stand as the first pass left them, with m_sam those of each micro-batch
-            begun = (failing + 1) // 2 if method == "m_sam" else 1
+            # statistics stand as the first pass left them; those of each part, where parts climb for themselves
+            begun = (failing + 1) // 2 if parts_of(training) > 1 else 1
             counted = dict(training.model.named_buffers())["body.1.num_batches_tracked"]
             assert int(counted) == int(buffers["body.1.num_batches_tracked"]) + begun
         handle.remove()
@@ -106,7 +109,7 @@ def test_parameters_may_be_frozen_and_thawed(method):
     assert same(frozen, [p.detach() for p in training.model.head.parameters()])
     epsilon = training.optimizer.perturbation()
     assert not any(e.any() for e in epsilon[-2:])
-    assert length(method, training, epsilon) == pytest.approx(radius(training), rel=1e-5)
+    assert expected(method).length(training, epsilon) == pytest.approx(radius(training), rel=1e-5)
     for parameter in training.model.head.parameters():
         parameter.requires_grad = True
     training.run(3)
@@ -120,16 +123,17 @@ def test_parameters_may_be_frozen_and_thawed(method):
 def test_returns_the_first_loss_and_counts_gradients(method, base):
     training = Training(method, base)
     torch_state = torch.get_rng_state()
-    if method == "m_sam":  # the mean over micro-batches, each with its own batch normalisation; two passes of each draw
-        expected = sum(0.5 * first for first, _ in [(part(), part()) for part in training.closure().split(8)])
+    if (number := parts_of(training)) > 1:  # their mean, each with its own batch normalisation; two passes of each draw
+        split = training.closure().split(16 // number)
+        first_loss = sum(first / number for first, _ in [(part(), part()) for part in split])
     else:
-        expected = training.closure()()
+        first_loss = training.closure()()
     training.model.load_state_dict(Training(method, base).model.state_dict())
     torch.set_rng_state(torch_state)
     passes = []
     training.model.head.register_forward_pre_hook(lambda *_: passes.append(1))
     loss = training.optimizer.step(training.closure())
-    assert float(loss) == float(expected)
+    assert float(loss) == float(first_loss)
     training.run(4)
     gradients = training.optimizer.gradient_evaluations
     costs = optimizers.describe(method)
@@ -161,7 +165,7 @@ def test_both_call_styles_take_the_same_steps(method, base):
 def test_eval_and_train_swap_sides_and_may_be_repeated(method):
     """Steps of two gradients end on the clean weights, and so do those of the base: then both sides are the same."""
     training = Training(method).run(4, closure_free=method in CLOSURE_FREE)
-    stays = method in TWO_GRADIENTS or method == "plain"
+    stays = method in TWO_GRADIENTS or method not in PERTURBING
     away, rho = training.weights(), 0.0 if stays else training.optimizer.param_groups[0]["rho"]
     assert training.optimizer.state_dict()["sharpness_aware"]["loaded"] == ("clean" if stays else "perturbed")
     training.optimizer.eval()
@@ -281,25 +285,22 @@ def test_a_group_added_in_flight_is_trained_and_perturbed(method):
     for _ in range(8):  # ESAM leaves out some tensors each time
         training.step()
         moved = [old or bool(e.any()) for old, e in zip(moved, training.optimizer.perturbation(), strict=True)]
-    normalisation = [False, False, True, True]
-    expected = {
-        "plain": [False] * 6,
-        "sam_on": [*normalisation, False, False],
-        "msam_on": [*normalisation, False, False],
+    moves = {
+        "nothing": [False] * 6,
+        "normalisation layers": [False, False, True, True, False, False],
+        "all": [True] * 6,
     }
-    assert moved == expected.get(method, [True] * 6)
+    assert moved == moves[optimizers.describe(method).moves]
 
 
 @over_methods
 def test_groups_have_radii_of_their_own(method):
     """ε is radius × unit: doubling one group's ρ doubles its part and leaves the other's. A single ball refuses it."""
     training = Training(method, net=Smooth)
-    if method == "multistep_sam":
+    if optimizers.describe(method).one_ball:
         training.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3))], "rho": 0.7})
         before = training.weights()
-        with pytest.raises(
-            ValueError, match=r"several steps of ascent have one ball: expected one rho, got \[0.05, 0.7\]"
-        ):
+        with pytest.raises(ValueError, match=r"have one ball: expected one rho, got \[0.05, 0.7\]"):
             training.step()
         assert same(training.weights(), before)
         return
@@ -312,7 +313,7 @@ def test_groups_have_radii_of_their_own(method):
     after = training.optimizer.perturbation()
     for index, (old, new) in enumerate(zip(before, after, strict=True)):
         torch.testing.assert_close(new, old * (2 if index < len(body) else 1), rtol=1e-5, atol=1e-8)
-    assert any(e.any() for e in after) is not (method == "plain")
+    assert any(e.any() for e in after) is (method in PERTURBING)
 
 
 # 4. the state dictionary is complete
@@ -346,14 +347,15 @@ def test_deepcopy_and_pickle_carry_everything(method):
 
 
 def test_the_state_of_another_method_or_of_the_base_is_refused():
-    sam, msam = Training("sam").run(2), Training("msam").run(2)
-    before = sam.weights()
+    steepest = Training(optimizers.SharpnessAware).run(2)
+    momentum = Training(optimizers.SharpnessAware, direction=optimizers.Momentum()).run(2)
+    before = steepest.weights()
     with pytest.raises(ValueError, match="expected the state of Steepest × Euclidean × Always, got that of Momentum"):
-        sam.optimizer.load_state_dict(msam.optimizer.state_dict())
+        steepest.optimizer.load_state_dict(momentum.optimizer.state_dict())
     with pytest.raises(ValueError, match=r"the state of a base optimizer loads into \.base"):
-        sam.optimizer.load_state_dict(sam.base.state_dict())
-    sam.optimizer.base.load_state_dict(msam.optimizer.state_dict())  # the base's part alone may be taken over
-    assert same(sam.weights(), before)
+        steepest.optimizer.load_state_dict(steepest.base.state_dict())
+    steepest.optimizer.base.load_state_dict(momentum.optimizer.state_dict())  # the base's part alone may be taken over
+    assert same(steepest.weights(), before)
 
 
 # 5. no radius, no difference
@@ -375,32 +377,13 @@ def radius(training):
     return abs(training.optimizer.param_groups[0]["rho"])
 
 
-def length(method, training, epsilon):
-    """The length of ε that the method promises to be ρ: the Euclidean one but for these three."""
-    vectors = [e.flatten() for e in epsilon]
-    if method == "asam":  # its ball is ‖T⁻¹ε‖ = ρ, T = |w| + 0.01 but for biases
-        vectors = [
-            e if "bias" in n else e / (p.detach().abs().flatten() + 0.01)
-            for e, (n, p) in zip(vectors, training.model.named_parameters(), strict=True)
-        ]
-    whole = torch.cat(vectors).norm()
-    if method == "multistep_sam":  # the first of three strides
-        whole = whole * 3
-    if method == "esam":  # the moved tensors are 1/β times as long as SAM would have moved them
-        gradients = [torch.zeros(()) if p.grad is None else p.grad.norm() for p in training.model.parameters()]
-        moved = [g for g, e in zip(gradients, epsilon, strict=True) if e.any()]
-        assert 0 < len(moved) < len(gradients)
-        whole = whole * 0.5 * torch.stack(gradients).norm() / torch.stack(moved).norm()
-    return float(whole)
-
-
 @over_all
 def test_perturbation_has_length_rho_and_asking_changes_nothing(method, base):
     training = Training(method, base).run(3)
     state, before = copy.deepcopy(training.optimizer.state_dict()), training.weights()
     epsilon = training.optimizer.perturbation()
     assert [e.shape for e in epsilon] == [p.shape for p in training.model.parameters()]
-    assert length(method, training, epsilon) == pytest.approx(radius(training), rel=1e-5)
+    assert expected(method).length(training, epsilon) == pytest.approx(radius(training), rel=1e-5)
     assert same(training.optimizer.state_dict(), state)
     assert same(training.weights(), before)
 
@@ -413,8 +396,9 @@ def test_a_gradient_of_zero_perturbs_nothing(method):
     before = training.weights()
     training.run(4)
     length = torch.cat([e.flatten() for e in training.optimizer.perturbation()]).norm()
-    # noise knows no gradient and is never zero; descending along zero it changes nothing all the same
-    assert float(length) == pytest.approx(training.optimizer.param_groups[0]["rho"] if method == "random" else 0.0)
+    # what knows no gradient is never zero; descending along zero it changes nothing all the same
+    rho = training.optimizer.param_groups[0]["rho"]
+    assert float(length) == pytest.approx(rho * expected(method).length_without_gradient)
     assert same(training.weights(), before)
 
 
@@ -433,15 +417,6 @@ def poison(training, *, at, value):
     return training.model.head.weight.register_hook(hook), passes
 
 
-def reaches_the_descent(method, at, passes):
-    """Whether the `at`-th of so many backward passes of a step is one that the base steps along."""
-    if method == "m_sam":
-        return at in (2, 4)  # ascent and descent of one micro-batch after the other
-    if method == "second_order_sam":
-        return at == 2  # g, then g_s, then two for the Hessian product, which is left out where it is not finite
-    return at == passes
-
-
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 @over_methods
@@ -452,65 +427,15 @@ def test_a_gradient_that_is_not_finite_does_not_spread(method, at, value):
     training.step()
     handle.remove()
     lost = sum(int((~w.isfinite()).sum()) for w in training.weights())
-    descends = reaches_the_descent(method, at, len(passes))
+    descends, skips = expected(method).descends(at, len(passes)), expected(method).skips
     assert lost == descends
-    if method in ("sam_on", "vasso"):  # other parameters, or the average of before, are climbed along all the same
-        skips = False
-    elif method in ("aesam", "s2sam"):  # it cannot tell how long the gradient is; it will not climb along this one
-        skips = at == 1
-    elif (method, at) == ("second_order_sam", 3):  # g of the Hessian product: what the hook put in has no derivative
-        skips = False
-    else:
-        skips = at <= len(passes) and not descends
-    assert training.optimizer.skipped_ascents == skips
+    skipped = at <= len(passes) and not descends if skips is None else skips(at, len(passes))
+    assert training.optimizer.skipped_ascents == skipped
     own = [v for state in training.optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     assert all(v.isfinite().all() for v in own)
     for axis in training.optimizer.axes.values():
         counters = [v for v in axis.state_dict().values() if isinstance(v, float | torch.Tensor)]
         assert all(torch.as_tensor(v).isfinite().all() for v in counters)
-
-
-class PoisonedOnce(torch.autograd.Function):
-    """The identity, whose gradient is infinite for marked examples in the first backward pass of all."""
-
-    generate_vmap_rule = True
-    passes = 0
-
-    @staticmethod
-    def forward(x, marks):
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx, gradient):
-        PoisonedOnce.passes += 1
-        (marks,) = ctx.saved_tensors
-        return (gradient.masked_fill(marks[:, None] > 0, torch.inf) if PoisonedOnce.passes == 1 else gradient), None
-
-
-def test_vectorised_micro_batches_climb_without_the_one_that_is_not_finite():
-    """Taken at once they have one backward pass; the micro-batch that is not finite in it stays, the others climb."""
-    training = Training("m_sam", net=Smooth, m=8, vectorize=True)
-    body, batch = training.model.body, training.closure()
-    marks = torch.zeros(16)
-    marks[3] = 1.0
-    training.model.forward = lambda x: training.model.head(PoisonedOnce.apply(body(x[:, :5]), x[:, 5]))
-    PoisonedOnce.passes = 0
-    inputs = torch.cat([batch.inputs, marks[:, None]], dim=1)
-    training.optimizer.step(optimizers.BatchClosure(training.model, batch.loss_fn, inputs, batch.targets))
-    assert PoisonedOnce.passes == 2
-    assert training.optimizer.skipped_ascents == 1
-
-    still, climbs = (Training(method, net=Smooth) for method in ("plain", "sam"))
-    gradients = []
-    for part, reference in zip(batch.split(8), (still, climbs), strict=True):
-        reference.optimizer.step(optimizers.BatchClosure(reference.model, part.loss_fn, part.inputs, part.targets))
-        gradients.append([p.grad for p in reference.model.parameters()])
-    for parameter, first, second in zip(training.model.parameters(), *gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, (first + second) / 2, rtol=1e-5, atol=1e-6)
 
 
 @over_methods
@@ -525,7 +450,7 @@ def test_the_scaler_skips_a_step_that_overflowed_and_goes_on(method):
         training.step(scaler=scaler)
         scaler.update()
         handle.remove()
-        overflowed = reaches_the_descent(method, at, len(passes))
+        overflowed = expected(method).descends(at, len(passes))
         assert same(training.weights(), before) is overflowed
         assert scaler.get_scale() == (scale / 2 if overflowed else scale)
         assert all(w.isfinite().all() for w in training.weights())
@@ -591,19 +516,19 @@ def test_running_statistics_come_from_the_first_pass_alone(method):
     for module in training.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    expected = copy.deepcopy(training.model)
+    reference = copy.deepcopy(training.model)
     for _ in range(4):
-        # where the first pass is at w + ε, that is where statistics come from; m-SAM has a first pass a micro-batch
+        # where the first pass is at w + ε, that is where statistics come from; each part has a first pass
         away = training.optimizer.perturbation() if method in CLOSURE_FREE else [0.0] * 100
-        for parameter, clean, epsilon in zip(expected.parameters(), training.model.parameters(), away, strict=False):
+        for parameter, clean, epsilon in zip(reference.parameters(), training.model.parameters(), away, strict=False):
             parameter.data = clean.detach() + epsilon
         batch = training.closure()
-        for part in batch.split(8 if method == "m_sam" else 16):
-            expected(part.inputs)
+        for part in batch.split(16 // parts_of(training)):
+            reference(part.inputs)
         training.step()
-        for name, buffer in expected.named_buffers():
+        for name, buffer in reference.named_buffers():
             torch.testing.assert_close(training.model.get_buffer(name), buffer, rtol=1e-6, atol=1e-7)
-    assert int(training.model.body[1].num_batches_tracked) == (8 if method == "m_sam" else 4)
+    assert int(training.model.body[1].num_batches_tracked) == 4 * parts_of(training)
 
 
 def test_freezing_nests_and_restores():
@@ -617,9 +542,23 @@ def test_freezing_nests_and_restores():
 
 
 def test_every_method_is_described():
+    """In words that say no more than numbers do only where they are the numbers."""
     for method in METHODS:
         info = optimizers.describe(method)
         assert info.summary.endswith(".")
         assert info.cost
         assert info.reference
-        assert ("rho" in info.defaults) is (method != "plain")
+        assert ("rho" in info.defaults) is (info.moves != "nothing")
+        if info.cost.isdigit():
+            assert list(info.gradients(7)) == [7 * int(info.cost)]
+
+
+@over_methods
+def test_a_negative_radius_is_refused_or_said_to_mean_something(method):
+    info, training = optimizers.describe(method), Training(method, net=Smooth)
+    training.optimizer.param_groups[0]["rho"] = -0.1
+    if info.negative_rho:
+        assert all(weight.isfinite().all() for weight in training.run(3).weights())
+        return
+    with pytest.raises(ValueError, match=r"expected rho ≥ 0, got -0\.1"):
+        training.step()

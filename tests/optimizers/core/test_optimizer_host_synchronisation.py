@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from expectations import expected
 from optimizer_training import METHODS, Smooth, Training, create
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,21 +18,18 @@ from torch.utils._pytree import tree_leaves
 import optimizers
 from optimizers.core import norms
 
-READS_ONE_NUMBER = {"aesam", "budget_sam"}
-VSAM = {"warmup": 3, "window": 4}  # vSAM reads once a window, at its start
-CASES = {method: (method, VSAM if method == "vsam" else {}) for method in METHODS} | {
-    "fsam, automatic": ("fsam", {"lmbda": "auto"}),
-    "m_sam, at once": ("m_sam", {"vectorize": True}),
-    "multistep_sam, 1-norm": ("multistep_sam", {"p": 1}),
+CASES = {method: (method, {}, lambda steps, method=method: registered(method, steps)) for method in METHODS} | {
+    f"{method}, {name}": (method, options, reads)
+    for method in METHODS
+    for name, (options, reads) in expected(method).reading.items()
 }
-over_cases = pytest.mark.parametrize(("method", "options"), CASES.values(), ids=CASES)
+over_cases = pytest.mark.parametrize(("method", "options", "reads"), CASES.values(), ids=CASES)
 
 
-def reads(method, steps):
-    """How many numbers the first `steps` steps may read: one a step where a policy decides, one a window for vSAM."""
-    if method == "vsam":
-        return len(range(VSAM["warmup"], steps, VSAM["window"]))
-    return steps if method in READS_ONE_NUMBER else 0
+def registered(method, steps):
+    """How many numbers the first `steps` steps may read: as many as the method is registered with."""
+    (number,) = optimizers.describe(method).reads(steps)
+    return number
 
 
 def closures(model, device):
@@ -40,19 +38,19 @@ def closures(model, device):
 
 
 @over_cases
-def test_no_number_is_read_from_the_device(method, options):
+def test_no_number_is_read_from_the_device(method, options, reads):
     model = Smooth().to("meta")
     optimizer = create(method, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), **options)
     closure = closures(model, "meta")
-    before_reading = VSAM["warmup"] if method == "vsam" else 0 if method in READS_ONE_NUMBER else 7
+    before_reading = next((step for step in range(7) if reads(step + 1)), 7)
     for _ in range(before_reading):
-        if method == "random" and optimizer.gradient_evaluations:
+        if expected(method).draws_on_device and optimizer.gradient_evaluations:
             with pytest.raises(RuntimeError, match="META device type not an accelerator"):  # so it draws on the device
                 optimizer.step(closure)
             return
         optimizer.step(closure)
     assert optimizer.gradient_evaluations >= before_reading
-    if reads(method, 7):
+    if reads(7):
         with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
             optimizer.step(closure)
 
@@ -87,7 +85,7 @@ def waits(function, args):
 
 
 @over_cases
-def test_numbers_read_are_counted_and_nothing_depends_on_where_they_are(method, options, monkeypatch):
+def test_numbers_read_are_counted_and_nothing_depends_on_where_they_are(method, options, reads, monkeypatch):
     """The branches of an accelerator, on the CPU: they read what is stated, and take the same steps."""
     plain, counted = (Training(method, net=Smooth, **options) for _ in range(2))
     monkeypatch.setattr(norms, "on_host", lambda flag: False)
@@ -105,7 +103,7 @@ def test_numbers_read_are_counted_and_nothing_depends_on_where_they_are(method, 
     with mode:
         for step, batch in enumerate(batches, start=1):
             counted.optimizer.step(batch)
-            assert mode.count == reads(method, step)
+            assert mode.count == reads(step)
     monkeypatch.undo()
     plain.run(12)
     for left, right in zip(counted.weights(), plain.weights(), strict=True):
@@ -128,13 +126,13 @@ def test_the_counter_sees_every_way_to_read():
 
 @pytest.mark.gpu
 @over_cases
-def test_steps_on_a_gpu_wait_for_nothing(method, options):
+def test_steps_on_a_gpu_wait_for_nothing(method, options, reads):
     model = Smooth().cuda()
     optimizer = create(method, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), **options)
     closure = closures(model, "cuda")
     for _ in range(6):
         optimizer.step(closure)
-    torch.cuda.set_sync_debug_mode("warn" if reads(method, 12) else "error")
+    torch.cuda.set_sync_debug_mode("warn" if reads(12) else "error")
     try:
         with warnings.catch_warnings(record=True) as synchronisations:
             warnings.simplefilter("always")
@@ -142,5 +140,5 @@ def test_steps_on_a_gpu_wait_for_nothing(method, options):
                 optimizer.step(closure)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(synchronisations) == reads(method, 12) - reads(method, 6)
+    assert len(synchronisations) == reads(12) - reads(6)
     assert all(p.isfinite().all() for p in model.parameters())

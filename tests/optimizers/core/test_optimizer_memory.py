@@ -4,13 +4,13 @@ import gc
 
 import pytest
 import torch
+from expectations import expected
 from optimizer_training import METHODS, create
 from torch import nn
 
 import optimizers
 from optimizers.core import norms
 
-OPTIONS = {"esam": {"beta": 1.0}, "m_sam": {"m": 2}}
 SIZE = 211  # no other test's tensors have this shape
 
 
@@ -56,7 +56,7 @@ def test_extra_copies(method, on_host, monkeypatch):
     monkeypatch.setattr(norms, "on_host", lambda flag: on_host)
     model = Counting(lambda: base)
     base = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    optimizer = create(method, base, **OPTIONS.get(method, {}))
+    optimizer = create(method, base, **expected(method).copied_with)
     x = torch.ones(4, SIZE)
     for _ in range(7):
         optimizer.step(optimizers.BatchClosure(model, lambda out, _: out.square().mean(), x, x[:, 0]))

@@ -1,10 +1,12 @@
 """What happens between and around steps: evaluations, copies of the weights, steps that fail, and states that do not fit."""
 
 import copy
+import functools
 
 import pytest
 import torch
-from optimizer_training import CLOSURE_FREE, Net, Smooth, Training, over_methods, same
+from expectations import expected
+from optimizer_training import CLOSURE_FREE, METHODS, PERTURBING, Net, Smooth, Training, over_methods, same
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim.swa_utils import AveragedModel
 
@@ -16,8 +18,7 @@ POLICIES = {
     "EveryK": lambda: optimizers.EveryK(3),
     "Bernoulli": lambda: optimizers.Bernoulli(0.5, seed=1),
 }
-PERTURBING = [method for method in CLOSURE_FREE if method != "plain"]
-OBSERVING = {"fsam", "vasso"}  # their averages have seen the first gradient of a step that fails later
+MOVED_BETWEEN_STEPS = [method for method in CLOSURE_FREE if method in PERTURBING]
 over_policies = pytest.mark.parametrize("policy", POLICIES)
 
 
@@ -55,7 +56,7 @@ INTERRUPTIONS = [evaluate, look, save_and_load_evaluating, save_and_load_trainin
 
 @pytest.mark.parametrize("interrupt", INTERRUPTIONS)
 @over_policies
-@pytest.mark.parametrize("method", PERTURBING)
+@pytest.mark.parametrize("method", MOVED_BETWEEN_STEPS)
 def test_looking_between_steps_changes_no_training(method, policy, interrupt):
     """The policy is asked once a step, whoever looks: the weights are those of the training that nobody looked at."""
     plain, looked_at, closures = (training_with(method, policy) for _ in range(3))
@@ -73,7 +74,7 @@ def test_looking_between_steps_changes_no_training(method, policy, interrupt):
 
 
 @over_policies
-@pytest.mark.parametrize("method", PERTURBING)
+@pytest.mark.parametrize("method", MOVED_BETWEEN_STEPS)
 def test_call_styles_may_be_mixed(method, policy):
     """Also then one question a step."""
     mixed, asked = training_with(method, policy), []
@@ -139,21 +140,35 @@ def test_a_step_that_fails_counts_nothing(method, at):
             if at == 1:
                 assert same(after, before)
             handle.remove()
-            if method == "esam":  # its draws follow the number of gradients that were taken
+            if expected(method).draws_by_gradients:
                 tried.optimizer.gradient_evaluations = before["gradient_evaluations"]
             tried.step()
         handle.remove()
         plain.step()
-        if at == 1 or method not in OBSERVING:
+        if at == 1 or not expected(method).learns_from_failed_steps:
             assert same(tried.weights(), plain.weights())
             assert same(tried.optimizer.state_dict()["sharpness_aware"]["axes"],
                         plain.optimizer.state_dict()["sharpness_aware"]["axes"])  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["sam", "msam", "s2sam", "late_sam", "sssam"])
+def keeps_time(method):
+    """Whether its own policy counts steps; else None where it is given one that does, and False where it takes none."""
+    policy = Training(method, net=Smooth).optimizer.policy
+    if policy.reads_gradient:  # where nothing is perturbed no number is read
+        return False
+    if "steps" in policy.counters:
+        return True
+    try:
+        training_with(method, "Between")
+    except (TypeError, ValueError):  # it takes no policy, or none beside its reuse
+        return False
+    return None
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if keeps_time(method) is not False])
 def test_time_passes_while_the_radius_is_zero(method):
     """A warm-up of ρ from 0 and a policy that counts steps speak of the same steps."""
-    training = training_with(method, "Between" if method not in ("late_sam", "sssam") else None)
+    training = training_with(method, None if keeps_time(method) else "Between")
     training.optimizer.param_groups[0]["rho"] = 0.0
     training.run(4)
     assert training.optimizer.policy.steps == 4
@@ -162,19 +177,14 @@ def test_time_passes_while_the_radius_is_zero(method):
 # States that do not fit
 
 
+IN_PARTS = functools.partial(optimizers.SharpnessAware, m=8)
 OTHER_SETTINGS = {
-    "m_sam into sam": (("m_sam", {}), ("sam", {})),
-    "sam into m_sam": (("sam", {}), ("m_sam", {})),
-    "looksam, k": (("looksam", {"k": 5}), ("looksam", {"k": 2})),
-    "looksam, alpha": (("looksam", {"alpha": 0.7}), ("looksam", {"alpha": 0.1})),
-    "sam_on, but": (("sam_on", {}), ("sam_on", {"but": True})),
-    "sam_on, adaptive": (("sam_on", {}), ("sam_on", {"adaptive": True})),
-    "fsam, lmbda": (("fsam", {}), ("fsam", {"lmbda": 0.5})),
-    "esam, gamma": (("esam", {}), ("esam", {"gamma": 1.0})),
-    "vsam, window": (("vsam", {}), ("vsam", {"window": 10})),
-    "msam, decay": (("msam", {}), ("msam", {"weight_decay_at": "perturbed"})),
-    "asam, tensors": (("asam", {}), ("asam", {"adapts": "weights"})),
-    "multistep_sam, p": (("multistep_sam", {}), ("multistep_sam", {"p": 1})),
+    "parts into the whole": (IN_PARTS, {}, optimizers.SharpnessAware, {}),
+    "the whole into parts": (optimizers.SharpnessAware, {}, IN_PARTS, {}),
+} | {
+    f"{method}, {name}": (method, saved, method, loaded)
+    for method in METHODS
+    for name, (saved, loaded) in expected(method).other_settings.items()
 }
 
 
@@ -185,7 +195,7 @@ def whole_state(training):
 
 @pytest.mark.parametrize("case", OTHER_SETTINGS)
 def test_states_of_other_settings_are_refused(case):
-    (saved, saved_options), (method, options) = OTHER_SETTINGS[case]
+    saved, saved_options, method, options = OTHER_SETTINGS[case]
     source = Training(saved, net=Smooth, **saved_options).run(2)
     target = Training(method, net=Smooth, **options)
     before = copy.deepcopy(whole_state(target))
@@ -229,7 +239,12 @@ def test_a_refused_state_changes_nothing(method):
 
 
 def test_a_base_that_refuses_leaves_the_counters_alone():
-    source, target = Training("looksam", net=Smooth).run(3), Training("looksam", net=Smooth).run(1)
+    source, target = (
+        Training(optimizers.SharpnessAware, net=Smooth, policy=optimizers.EveryK(5), reuse=optimizers.Orthogonal()).run(
+            steps
+        )
+        for steps in (3, 1)
+    )
 
     def refuse(*_):
         raise OSError("out of reach")

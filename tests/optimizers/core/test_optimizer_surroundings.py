@@ -4,13 +4,17 @@ import inspect
 
 import pytest
 import torch
+from expectations import expected
 from optimizer_training import (
+    CLOSURE_FREE,
     LOOK_INTO_THE_BATCH,
+    METHODS,
     TWO_GRADIENTS,
     Smooth,
     Training,
     create,
     over_methods,
+    parts_of,
     same,
     with_radius,
 )
@@ -19,6 +23,7 @@ from torch.optim import lr_scheduler
 
 import optimizers
 
+BY_LAYERS = [method for method in METHODS if optimizers.describe(method).moves == "normalisation layers"]
 SCHEDULERS = {
     "StepLR": {"step_size": 2},
     "MultiStepLR": {"milestones": [2, 4]},
@@ -156,7 +161,7 @@ def test_tied_and_sparse_parameters(method, sparse):
         optimizer = create(
             method,
             torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9),
-            **({"but": True} if method == "sam_on" else {}),
+            **expected(method).sparse_with,
         )
         before = [p.detach().clone() for p in model.parameters()]
         for step in range(8):
@@ -171,14 +176,14 @@ def test_tied_and_sparse_parameters(method, sparse):
     assert len(list(model.parameters())) == (6 if sparse else 5)
 
 
-@pytest.mark.parametrize("method", ["sam_on", "msam_on"])
+@pytest.mark.parametrize("method", BY_LAYERS)
 def test_a_model_without_normalisation_layers_is_refused_by_methods_that_perturb_these(method):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
     optimizer = create(method, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     x, y = torch.randn(16, 5), torch.randint(0, 3, (16,))
     closure = optimizers.BatchClosure(model, nn.functional.cross_entropy, x, y)
-    if method == "msam_on":
+    if method in CLOSURE_FREE:
         optimizer.step(closure)  # there is no momentum to climb along yet
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(ValueError, match=r"is_normalisation holds for none of the 4 parameters.* does the model have"):
@@ -230,7 +235,7 @@ def test_compiled_models_train_the_same_with_batch_norm_frozen(method, how):
         counts.append(len(graphs))
     assert graphs
     assert counts[0] == counts[-1]
-    assert int(compiled.model.body[1].num_batches_tracked) == (8 if method == "m_sam" else 4)
+    assert int(compiled.model.body[1].num_batches_tracked) == 4 * parts_of(compiled)
     for left, right in zip(compiled.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
@@ -238,7 +243,7 @@ def test_compiled_models_train_the_same_with_batch_norm_frozen(method, how):
 @over_methods
 def test_autocast_to_bfloat16_trains(method):
     # the radii of momentum methods are for larger networks than this
-    training = Training(method, net=Smooth, **({"rho": 0.1} if "msam" in method else {}))
+    training = Training(method, net=Smooth, **({"rho": 0.1} if optimizers.describe(method).negative_rho else {}))
     plain = training.model.forward
 
     def forward(x):
@@ -259,4 +264,4 @@ def test_new_layers_are_frozen_too(method):
     head = training.model.head
     training.model.head = nn.Sequential(head, extra)
     training.run(3)
-    assert int(extra.num_batches_tracked) == (6 if method == "m_sam" else 3)
+    assert int(extra.num_batches_tracked) == 3 * parts_of(training)

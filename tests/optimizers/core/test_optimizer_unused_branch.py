@@ -1,8 +1,10 @@
 """A branch of the model that takes no part in the loss, with gradients that are zeroed in place."""
 
 import torch
-from optimizer_training import BASES, create, same
+from optimizer_training import BASES, same
 from torch import nn
+
+from optimizers import SharpnessAware
 
 
 def test_an_unused_branch_that_is_zeroed_in_place_is_no_accumulation():
@@ -11,7 +13,7 @@ def test_an_unused_branch_that_is_zeroed_in_place_is_no_accumulation():
     for to_none in (True, False):
         torch.manual_seed(0)
         model = nn.ModuleDict({"unused": nn.Linear(5, 3), "used": nn.Linear(5, 3)})
-        optimizer = create("sam", BASES["sgd"](model.parameters(), weight_decay=0.0))
+        optimizer = SharpnessAware(BASES["sgd"](model.parameters(), weight_decay=0.0))
         for step in range(3):
             x = torch.randn(16, 5, generator=torch.Generator().manual_seed(step))
 

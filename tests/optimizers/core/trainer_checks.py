@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "notebooks" / "examples"))
+sys.path[:0] = [str(Path(__file__).parents[3] / "notebooks" / "examples"), str(Path(__file__).parents[1])]
+from expectations import one_gradient, simplest, two_gradients  # noqa: E402
+
 warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 STEPS = 28  # per epoch: 1400 examples in batches of 50
@@ -27,19 +29,19 @@ def check_lightning(directory):
     import lightning_trainer
     from torch import nn
 
-    whole = lightning_trainer.train("sam", f"{directory}/whole")
+    whole = lightning_trainer.train(simplest(two_gradients), f"{directory}/whole")
     assert whole.optimizers[0].gradient_evaluations == 2 * 3 * STEPS
     assert int(whole.model.net[1].num_batches_tracked) == 3 * STEPS  # the first pass of each step alone
 
-    lightning_trainer.train("sam", f"{directory}/first", epochs=1)
+    lightning_trainer.train(simplest(two_gradients), f"{directory}/first", epochs=1)
     (saved,) = Path(directory, "first").rglob("*.ckpt")
-    resumed = lightning_trainer.train("sam", f"{directory}/second", resume=str(saved))
+    resumed = lightning_trainer.train(simplest(two_gradients), f"{directory}/second", resume=str(saved))
     assert resumed.optimizers[0].gradient_evaluations == 2 * 3 * STEPS
     assert equal(weights(resumed.model), weights(whole.model))
 
     # the same as a plain loop over the same batches
     lightning.seed_everything(0, verbose=False)
-    module = lightning_trainer.Digits("sam")
+    module = lightning_trainer.Digits(simplest(two_gradients))
     configured = module.configure_optimizers()
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]
     for _ in range(3):
@@ -55,10 +57,10 @@ def check_lightning(directory):
         scheduler.step()
     assert equal(weights(module), weights(whole.model))
 
-    msam = lightning_trainer.train("msam", f"{directory}/msam")
+    msam = lightning_trainer.train(simplest(one_gradient), f"{directory}/msam")
     assert msam.optimizers[0].gradient_evaluations == 3 * STEPS
 
-    module = lightning_trainer.Digits("sam")
+    module = lightning_trainer.Digits(simplest(two_gradients))
     trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, accumulate_grad_batches=2,
                                 enable_progress_bar=False, enable_checkpointing=False)  # fmt: skip
     with contextlib.suppress(RuntimeError):
@@ -70,7 +72,7 @@ def check_lightning(directory):
 def check_huggingface(directory):
     import huggingface_trainer
 
-    whole = huggingface_trainer.train("msam", f"{directory}/whole")
+    whole = huggingface_trainer.train(simplest(one_gradient), f"{directory}/whole")
     optimizer = whole.optimizer.optimizer if hasattr(whole.optimizer, "optimizer") else whole.optimizer
     assert optimizer.gradient_evaluations == 3 * STEPS
     assert optimizer.state_dict()["sharpness_aware"]["loaded"] == "clean"  # evaluated last
@@ -79,7 +81,9 @@ def check_huggingface(directory):
     away = torch.cat([(a - b).flatten() for a, b in zip(weights(whole.model).values(), clean.values(), strict=True)])
     assert abs(float(away.norm()) - 0.5) < 1e-4
 
-    resumed = huggingface_trainer.train("msam", f"{directory}/whole", resume=f"{directory}/whole/checkpoint-{STEPS}")
+    resumed = huggingface_trainer.train(
+        simplest(one_gradient), f"{directory}/whole", resume=f"{directory}/whole/checkpoint-{STEPS}"
+    )
     assert equal(weights(resumed.model), clean)
 
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from optimizer_problems import BASES, PROBLEMS, Problem, Recursion, trajectory, unit
+from optimizer_training import Smooth, same
+from torch import nn
 
-from optimizers import MSAM, SAM
+from optimizers import MSAM, SAM, BatchClosure
 
 STEPS = 50
 
@@ -57,3 +59,21 @@ def test_the_two_differ_from_their_base():
     )
     assert (plain - sam).norm() > 1e-3
     assert (plain - msam).norm() > 1e-3
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_weight_decay_at_the_perturbed_weights_has_the_sign_of_the_loss(maximize):
+    finals = []
+    for sign in {1.0, -1.0 if maximize else 1.0}:
+        torch.manual_seed(0)
+        model = Smooth()
+        base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1, maximize=sign < 0)
+        optimizer = MSAM(base, rho=1.0, weight_decay_at="perturbed")
+        for step in range(4):
+            random = torch.Generator().manual_seed(step)
+            x, y = torch.randn(16, 5, generator=random), torch.randint(0, 3, (16,), generator=random)
+            optimizer.step(
+                BatchClosure(model, lambda out, y, sign=sign: sign * nn.functional.cross_entropy(out, y), x, y)
+            )
+        finals.append([p.detach().clone() for p in model.parameters()])
+    assert same(finals[0], finals[-1])
