@@ -18,14 +18,17 @@ from optimizers.core.step import Step
 def part_by_part(optimizer: Whole, step: Step, batch: BatchClosure, m: int) -> Any:
     """Both passes of each part in turn; leaves the mean descent direction in `.grad` and returns the mean loss.
 
-    BatchNorm normalises within a part, and counts each. Costs and counts as two gradients of the whole batch.
+    BatchNorm normalises within a part, and counts each. What a part spends counts by its share of the batch: two gradients
+    of the whole in all, and what an axis adds to them.
     """
-    evaluations = optimizer.gradient_evaluations
+    before, spent = optimizer.gradient_evaluations, 0.0
     loss: Any = 0.0
     total: dict[Tensor, Tensor] = {}
     for part in batch.split(m):
         weight = len(part) / len(batch)
-        loss = loss + weight * two_gradients(optimizer, step.of(part), part)
+        own = step.of(part)
+        loss = loss + weight * two_gradients(optimizer, own, part)
+        spent += weight * own.evaluations
         parameters = [p for p in optimizer.parameters if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_mul_(gradients, weight)
@@ -34,6 +37,6 @@ def part_by_part(optimizer: Whole, step: Step, batch: BatchClosure, m: int) -> A
             parameter.grad = None
     for parameter, gradient in total.items():
         parameter.grad = gradient
-    step.evaluations = 2
-    optimizer.gradient_evaluations = evaluations + 2
+    step.evaluations = round(spent)
+    optimizer.gradient_evaluations = before + step.evaluations
     return loss

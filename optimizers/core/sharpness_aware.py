@@ -282,6 +282,8 @@ class SharpnessAware(Optimizer):
         """Refuse a closure that cannot do what the method needs, before anything has changed."""
         if self.m is not None:
             batch_closure(closure, f"m={self.m} splits the batch")
+        if any(axis.differentiates_twice for axis in self.axes.values()):
+            batch_closure(closure, f"{type(self).__name__} differentiates twice")
 
     def descent_closure(self, step: Step) -> Closure:
         """The closure to evaluate at w + ε."""
