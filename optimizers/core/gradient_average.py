@@ -1,7 +1,7 @@
 """Running averages of the gradients at the clean weights, one tensor a parameter, kept in the optimizer's state.
 
-They are float32 at least: in bfloat16 one step of λ = 0.99 is less than half a unit in the last place of what changes by
-a third, and the average would stay where it is.
+They are float32 at least: at λ = 0.99 a gradient that is a fifth away moves the average by less than half of bfloat16's
+last place, and it would stay where it is.
 """
 
 from __future__ import annotations
