@@ -10,7 +10,7 @@ After Zhou et al. 2024, https://arxiv.org/abs/2410.10373
 """
 
 from itertools import zip_longest
-from typing import Annotated, Any
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -18,7 +18,7 @@ from optimizers.core.policies import Policy
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.core.step import Step
-from optimizers.ground.signatures import Range
+from optimizers.ground.signatures import Share
 
 
 class Decayed(Policy):
@@ -49,12 +49,5 @@ class Decayed(Policy):
 class DecaySAM(SharpnessAware):
     """SAM once the learning rate has fallen to a fraction of its largest, the base optimizer before."""
 
-    def __init__(
-        self,
-        base: Optimizer,
-        *,
-        rho: float = 0.05,
-        fraction: Annotated[float, Range(0, 1, open_low=True)] = 0.5,
-        **options: Any,
-    ) -> None:
+    def __init__(self, base: Optimizer, *, rho: float = 0.05, fraction: Share = 0.5, **options: Any) -> None:
         super().__init__(base, rho=rho, policy=Decayed(fraction), **options)

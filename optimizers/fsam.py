@@ -11,7 +11,7 @@ For σ = 1 ε is along g − m_{t−1}, too: λ says how old the average is, not
 `lmbda="auto"` learns λ from the gradients themselves, for an eleventh of a copy more; see `optimizers/core/tracking.py`. A
 gradient that is not finite is left out of m.
 
-Cost: two gradients. State: m, one copy; the clean weights beside it during a step.
+Cost: two gradients. State: m, one copy (in float32 at least); the clean weights beside it during a step.
 
 Li, Zhou, He, Cheng, Huang 2024, https://arxiv.org/abs/2403.12350
 """
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimizers.core import gradient_average, tracking
+from optimizers.core import gradient_average, norms, tracking
 from optimizers.core.axes import Direction
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
@@ -64,7 +64,9 @@ class Friendly(Direction):
         own, common = 1.0, -self.sigma
         if self.previous and self.lmbda != "auto":
             own, common = 1 + self.sigma * (1 - self.lmbda) / self.lmbda, -self.sigma / self.lmbda
-        vectors = step.clean.tensors if step.clean.disposable else [gradient.clone() for gradient in step.clean.tensors]
+        vectors = [norms.widened(g) for g in step.clean.tensors]
+        if not step.clean.disposable:
+            vectors = [v.clone() if v is g else v for v, g in zip(vectors, step.clean.tensors, strict=True)]
         averages = gradient_average.averages(step.optimizer, step.clean.parameters)
         known = [i for i, parameter in enumerate(step.clean.parameters) if parameter not in self._new]
         if known and own != 1:

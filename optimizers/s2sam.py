@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimizers.core import norms
 from optimizers.core.axes import Direction
+from optimizers.core.kept_gradient import keep, kept
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.core.step import Ascent, Step
@@ -36,26 +36,13 @@ class Previous(Direction):
     def conclude(self, step: Step) -> None:
         """Keep a copy of this step's gradient: the closure will overwrite or drop it."""
         gradient = step.gradient()
-        finite = gradient.norm.isfinite()
-        step.optimizer.count_skipped_ascent((~finite).int())
-        step.later(self)["length"] = torch.where(finite, gradient.norm, 0.0)
-        kept = norms.finite_or_zero(gradient.tensors, finite)
-        for parameter in step.optimizer.parameters:
-            if parameter.grad is None:
-                step.optimizer.state[parameter].pop(_KEY, None)  # it was not in this step's gradient
-        for parameter, new, seen in zip(gradient.parameters, kept, gradient.tensors, strict=True):
-            state = step.optimizer.state[parameter]
-            if new is not seen:
-                state[_KEY] = new  # made for us
-            else:
-                state[_KEY] = state[_KEY].copy_(new) if _KEY in state else new.clone()
+        step.later(self)["length"] = keep(step.optimizer, _KEY, gradient)
 
     def __call__(self, step: Step) -> Ascent:
         """The kept gradients; zero before the first step."""
-        held = [p for p in step.optimizer.parameters if _KEY in step.optimizer.state[p]]
-        free = [p for p in held if p.requires_grad]
-        scale = self.length if len(free) == len(held) else None
-        return Ascent(free, [step.optimizer.state[p][_KEY] for p in free], scale)
+        held = kept(step.optimizer, _KEY)
+        frozen = any(_KEY in step.optimizer.state[p] for p in step.optimizer.parameters if not p.requires_grad)
+        return Ascent(held.parameters, held.tensors, None if frozen else self.length)
 
 
 @register("s2sam", copies=(1, 2), reference="Ji et al. 2024", closure_free=True, rho_range=(0.02, 0.5))

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from optimizers.core import norms
 from optimizers.core.axes import Euclidean, Reuse, Steepest
-from optimizers.core.closures import Closure, batch_closure
+from optimizers.core.closures import batch_closure
 from optimizers.core.registry import register
 from optimizers.core.seen import Seen
 from optimizers.core.sharpness_aware import SharpnessAware
@@ -29,14 +29,11 @@ from optimizers.core.step import Step
 class ThroughAscent(Reuse):
     """Add (∂ε/∂w)ᵀ g_s for ε = ρ g/‖g‖."""
 
+    differentiates_twice = True
+
     def bind(self, optimizer: Seen) -> None:
-        """Refuse a perturbation that depends on w in another way, and parameters that cannot be differentiated twice."""
+        """Refuse a perturbation that depends on w in another way."""
         super().bind(optimizer)
-        if any(map(norms.is_sharded, optimizer.parameters)):
-            raise ValueError(
-                "second-order SAM differentiates twice, and a sharded model (FSDP2) keeps no graph for that: expected "
-                "whole parameters, got sharded ones; use DistributedDataParallel, or sam, which differentiates once"
-            )
         direction, metric = optimizer.axes["direction"], optimizer.axes["metric"]
         if type(direction) is not Steepest or type(metric) is not Euclidean:
             raise ValueError(
@@ -80,7 +77,3 @@ class SecondOrderSAM(SharpnessAware):
 
     def __init__(self, base: Optimizer, *, rho: float = 0.05, **options: Any) -> None:
         super().__init__(base, rho=rho, reuse=ThroughAscent(), **options)
-
-    def check_closure(self, closure: Closure) -> None:
-        """Refuse a closure without its graph."""
-        batch_closure(closure, "second-order SAM differentiates twice")

@@ -4,7 +4,7 @@ r"""VaSSO: climb along a running average of the gradients, so that the adversary
 
 g_t is the gradient at w; θ = 1 is SAM. A gradient that is not finite is left out of m.
 
-Cost: two gradients. State: m, one copy; the clean weights beside it during a step.
+Cost: two gradients. State: m, one copy (in float32 at least); the clean weights beside it during a step.
 
 Li and Giannakis 2023, https://arxiv.org/abs/2309.15639
 """

@@ -32,6 +32,10 @@ class Axis:
     """
 
     counters: ClassVar[tuple[str, ...]] = ()
+    differentiates_twice: ClassVar[bool] = False
+    """Whether it takes products with the Hessian: then closures must be a `BatchClosure`, and parameters whole."""
+    learns_from_gradient: ClassVar[bool] = False
+    """Whether `observe` learns what the choice needs: then the direction must take the gradient at w."""
 
     def bind(self, optimizer: Seen) -> None:
         """Belong to `optimizer`; a second owner is refused, because the two would share their counters."""
@@ -93,6 +97,13 @@ class Direction(Axis, ABC):
     """Whether ρ < 0 means something."""
     turns: ClassVar[bool] = True
     """Whether `maximize=True` turns it around: gradients then point where it gets better; momenta are turned already."""
+
+    def before_gradient(self, step: Step) -> Gradient | None:
+        """From w to where a step that climbs takes its first gradient, `step.clean`, if that is elsewhere; no state changes.
+
+        Not asked where a policy has to see the gradient at w before it decides.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, step: Step) -> Ascent:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
+from optimizers.core.norms import is_sharded
 from optimizers.core.passes import Whole
 from optimizers.core.seen import Seen
 
@@ -51,6 +52,14 @@ def check_parameters(optimizer: Seen) -> None:
         )
 
 
+def _check_whole(optimizer: Combined) -> None:
+    if any(map(is_sharded, optimizer.parameters)):
+        raise ValueError(
+            f"{type(optimizer).__name__} differentiates twice, and a sharded model (FSDP2) keeps no graph for that: "
+            "expected whole parameters, got sharded ones; use DistributedDataParallel, or sam, which differentiates once"
+        )
+
+
 def check_names(base: Optimizer, defaults: dict[str, Any]) -> None:
     """Raise `ValueError` if the base keeps a hyperparameter in its groups that goes by the name of one of ours."""
     taken = sorted(set(defaults) & set(base.defaults))
@@ -64,8 +73,16 @@ def check_names(base: Optimizer, defaults: dict[str, Any]) -> None:
 def check_combination(optimizer: Combined) -> None:
     """Raise `ValueError`, with the reason, for choices that make no sense together (`TypeError` for parameters)."""
     check_parameters(optimizer)
+    if any(axis.differentiates_twice for axis in optimizer.axes.values()):
+        _check_whole(optimizer)
     direction, policy, reuse = optimizer.direction, optimizer.policy, optimizer.reuse
     names = {axis: type(choice).__name__ for axis, choice in optimizer.axes.items()}
+    for name, axis in optimizer.axes.items():
+        if axis.learns_from_gradient and not direction.needs_gradient:
+            raise ValueError(
+                f"{name}={names[name]} learns from gradients at w: expected a direction that needs them, like Steepest, "
+                f"got direction={names['direction']}"
+            )
     if not direction.needs_gradient and reuse is not None:
         raise ValueError(
             f"reuse={names['reuse']} compares the gradients at w and w + ε, but direction={names['direction']} never "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
+
+from optimizers.core.norms import shards
 
 # torch's SGD, RMSprop and Muon keep the first; the Adam family, Lion and most others keep the second.
 _KEYS = ("momentum_buffer", "exp_avg")
@@ -19,6 +22,19 @@ def moment(optimizer: Optimizer, parameter: Tensor) -> Tensor | None:
         if (found := state.get(key)) is not None:
             return found
     return None
+
+
+def coming(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> Tensor:
+    """What torch's SGD would follow from here with this gradient, g + λw + μv, Nesterov left out; of another base, g.
+
+    A new tensor beside the parameter's (its shard), −g for g where the loss is maximised.
+    """
+    ahead = gradient.neg() if group.get("maximize", False) else gradient.clone()
+    if isinstance(optimizer, SGD):
+        ahead.add_(shards([parameter])[0], alpha=group["weight_decay"])
+        if (velocity := moment(optimizer, parameter)) is not None:
+            ahead.add_(shards([velocity])[0], alpha=group["momentum"])
+    return ahead
 
 
 def check_moments(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:

@@ -112,6 +112,20 @@ def add_scaled(tensor: Tensor, other: Tensor, factor: Tensor) -> None:
         tensor.copy_(torch.addcmul(tensor.to(factor.dtype), other.to(factor.dtype), factor))
 
 
+def largest(tensors: Sequence[Tensor], share: float, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Masks of this share of all entries, the largest; of numbers ≥ 0. Those that tie with the last are in, too.
+
+    The threshold is bisected: shards and devices have only numbers to add up, and nothing is sorted or gathered.
+    """
+    high = total([tensor.sum() for tensor in tensors], parameters)
+    low, kept = torch.zeros_like(high), share * sum(parameter.numel() for parameter in parameters)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = total([(tensor >= middle.to(tensor)).sum() for tensor in tensors], parameters)
+        low, high = torch.where(above >= kept, middle, low), torch.where(above >= kept, high, middle)
+    return [tensor >= low.to(tensor) for tensor in tensors]
+
+
 def on_host(flag: Tensor) -> bool:
     """Whether reading `flag` waits for nothing: then a branch is cheaper than the pass over memory that avoids it."""
     return flag.device.type == "cpu"

@@ -25,7 +25,7 @@ from optimizers.core import norms
 from optimizers.core.axes import Axis, Direction, Metric, Policy, Reuse
 from optimizers.core.owners import living
 from optimizers.core.seen import Seen
-from optimizers.core.step import Step, move
+from optimizers.core.step import Step, move, shift
 
 
 class Whole(Seen, Protocol):
@@ -49,14 +49,26 @@ def two_gradients(optimizer: Whole, step: Step, closure: Callable[[], Any] | Non
     """One pass, or two where the policy says so; leaves the descent direction in `.grad`, returns the first loss.
 
     `closure` takes the first pass, `step.closure` those that follow. With `gathered`, `closure` completes the gradient
-    that is being gathered in `.grad` (None: it is complete).
+    that is being gathered in `.grad` (None: it is complete); a direction that wants it elsewhere than at w takes it anew.
     """
     direction, policy, reuse = optimizer.direction, optimizer.policy, optimizer.reuse
     active = optimizer.perturbs
     climbs = not policy.reads_gradient and step.climbs and active  # time passes at ρ = 0, too
     local = optimizer.no_sync() if optimizer.no_sync is not None and climbs else nullcontext()
-    with local, nullcontext() if gathered else own_gradients(optimizer.parameters, closure):
-        loss = step.evaluate(closure)
+    loss = step.evaluate(closure) if gathered else None
+    offset = direction.before_gradient(step) if climbs else None
+    elsewhere = None if offset is None else shift(offset)
+    del offset
+    try:
+        if not gathered:
+            with local, own_gradients(optimizer.parameters, closure):
+                loss = step.evaluate(closure)
+        elif elsewhere is not None:
+            with optimizer.frozen_batch_norms():
+                step.evaluate(step.closure, anew=True)
+    finally:
+        if elsewhere is not None:
+            elsewhere.restore()
     step.clean = step.gradient()
     for axis in optimizer.axes.values():
         axis.observe(step)

@@ -280,8 +280,9 @@ class SharpnessAware(Optimizer):
 
     def check_closure(self, closure: Closure) -> None:
         """Refuse a closure that cannot do what the method needs, before anything has changed."""
-        if self.m is not None:
-            batch_closure(closure, f"m={self.m} splits the batch")
+        why = f"{type(self).__name__} differentiates twice" if self.m is None else f"m={self.m} splits the batch"
+        if self.m is not None or any(axis.differentiates_twice for axis in self.axes.values()):
+            batch_closure(closure, why)
 
     def descent_closure(self, step: Step) -> Closure:
         """The closure to evaluate at w + ε."""

@@ -193,6 +193,19 @@ def move(step: Step, ascent: Ascent) -> Displacement:
     return displacement
 
 
+def shift(vector: Gradient) -> Displacement:
+    """Add a vector to the parameters as it is."""
+    parameters = norms.shards(vector.parameters)
+    displacement = Displacement(vector.parameters, [parameter.clone() for parameter in parameters])
+    try:
+        for parameter, tensor in zip(parameters, vector.tensors, strict=True):
+            parameter.add_(tensor)
+    except BaseException:
+        displacement.restore()
+        raise
+    return displacement
+
+
 def perturbation(optimizer: Seen, ascent: Ascent) -> list[Tensor]:
     """ε itself as new tensors: one for each parameter, zero where it would not move."""
     moved: dict[Tensor, Tensor] = {}

@@ -45,7 +45,7 @@ def follow(optimizer: Seen, clean: Gradient, averages: list[Tensor], state: Tens
         if slope is None:  # an average begins at the first gradient, and makes no error there
             error, slope = torch.zeros_like(error), torch.zeros_like(error)
         errors.append(error)
-        slopes.append(slope)
+        slopes.append(norms.widened(slope))  # files of older versions hold it in half precision
     along = norms.dot(errors, slopes, clean.parameters)
     square = norms.dot(slopes, slopes, clean.parameters)
     finite = clean.norm.isfinite()

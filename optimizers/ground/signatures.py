@@ -80,6 +80,9 @@ def from_up_to(low: float, high: float) -> Range:
 not_empty = Length(1)
 unbounded = Range()  # infinities too
 Seed = Annotated[int, between(-(2**63), 2**63 - 1)]
+Count = Annotated[int, at_least(1)]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, Range(0, 1, open_low=True)]
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
