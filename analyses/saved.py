@@ -181,9 +181,9 @@ def analyze(
     return read(path, analysis.name)
 
 
-def device_of(trained: Run | Checkpoint) -> str:
-    """Where a run or a checkpoint was trained, if that exists here; else the CPU."""
-    device = torch.device(trained.experiment.device)
+def device_of(checkpoint: Checkpoint) -> str:
+    """Where a checkpoint was trained, if that exists here; else the CPU."""
+    device = torch.device(checkpoint.execution.device)
     known = device.type == "cpu" or torch.get_device_module(device).is_available()
     return str(device) if known else "cpu"
 

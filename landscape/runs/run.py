@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from torch import Tensor, nn
 
-from landscape.runs.checkpoint import Checkpoint, model_tensors, parse_experiment
+from landscape.runs.checkpoint import Checkpoint, model_tensors
 from landscape.runs.checkpoint_file import Attribute, read_segment, write_checkpoint
+from landscape.runs.described import experiment_in
 from landscape.runs.folder import METRICS_FILE, barely_begun, step_of
 from landscape.runs.lock import writing
 from landscape.runs.metric_series import Series, as_dataset, join
@@ -102,13 +103,12 @@ class Run:
     @cached_property
     def experiment(self) -> Experiment:
         """What the run was asked to do."""
-        return parse_experiment(self.path / "experiment.toml", (self.path / "experiment.toml").read_text())
+        return experiment_in(self.path / "experiment.toml", (self.path / "experiment.toml").read_text())
 
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps of the checkpoints there are now, rising."""
-        folder = self.path / "checkpoints"
-        steps = [step_of(file) for file in folder.iterdir()] if folder.is_dir() else []
+        steps = map(step_of, (self.path / "checkpoints").glob("*"))
         return tuple(sorted(step for step in steps if step is not None))
 
     def checkpoint(self, step: int | str = "last") -> Checkpoint:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from landscape import distributed, imports
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.retention import Retention
@@ -30,13 +31,22 @@ EVALUATED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seco
 
 
 def train(
-    experiment: Experiment, directory: str | Path, *, retention: Retention | None = None, progress: bool = True
+    experiment: Experiment,
+    directory: str | Path,
+    *,
+    execution: Execution | None = None,
+    retention: Retention | None = None,
+    progress: bool = True,
 ) -> Run:
     """Run `experiment` in `directory`, or continue it there, and return the finished `Run`.
 
     Cost: `epochs` × (examples / batch_size) steps of the method's gradients; the probes come on top and are not counted
     as the method's. Checkpoints are written at step 0, every `checkpoint_every` epochs and at the end; the training
     waits for a copy in memory, not for the disk. `retention` says which of them stay; all if left out.
+
+    `execution` says how; left out, as the run's last checkpoint was computed, and a new run by `Execution()`. A run may be
+    continued under another one: what is then no longer bit-equal to an uninterrupted run is said in a warning and in the
+    attribute `departures` of its further checkpoints, which also keep the `execution` they were computed under.
 
     Under `torchrun` every process takes its share of each batch and process 0 writes (`landscape.distributed`).
 
@@ -52,23 +62,24 @@ def train(
     """
     if retention is not None:
         retention.check(EVALUATED)
-    with distributed.process_group(experiment.device) as device, ExitStack() as stack:
+    last: Checkpoint | None = None
+    new = not (Path(directory) / "experiment.toml").exists()
+    if not new:
+        run = Run.create(directory, experiment)
+        last = last_of_its_experiment(run)
+        if run.finished:
+            return run
+    execution = execution or (Execution() if last is None else last.execution)
+    with distributed.process_group(execution.device) as device, ExitStack() as stack:
         first = distributed.rank() == 0
-        last: Checkpoint | None = None
-        new = not (Path(directory) / "experiment.toml").exists()
-        if not new:
-            run = Run.create(directory, experiment)
-            last = last_of_its_experiment(run)
-            if run.finished:
-                return run
         distributed.barrier()  # all have looked before one of them writes
         stack.enter_context(tf32(experiment.precision == "tf32"))
         stream = f"training of process {distributed.rank()}"
         if last is None:
             with isolated(experiment.seed, stream, device):
-                rehearse(lambda: Training(experiment, device), Run.planned(directory, experiment))
+                rehearse(lambda: Training(experiment, execution, device), Run.planned(directory, experiment))
         stack.enter_context(isolated(experiment.seed, stream, device))
-        training = Training(experiment, device, continued=last)
+        training = Training(experiment, execution, device, continued=last)
         if first:
             imports.remember(experiment.code)
             run = Run.create(directory, experiment)
@@ -105,7 +116,7 @@ def _continue(
     if run.steps:
         training.restore(run.checkpoint("last"))
         saved = training.step, training.due
-    every = training.experiment.checkpoint_every * training.steps_per_epoch
+    every = training.execution.checkpoint_every * training.steps_per_epoch
     with tqdm(
         total=training.steps, initial=training.step, desc=run.path.name, unit="step", delay=2, disable=not progress
     ) as bar:

@@ -1,0 +1,108 @@
+"""A run that is continued under another execution: the same run, and what is no longer bit-equal is said and kept."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from landscape.execution import Execution
+from landscape.experiment import Experiment
+from landscape.runs.run import Run
+from landscape.training.departures import departed
+from landscape.training.training import Training, train
+
+PLAIN: dict[str, Any] = {"widths": [8]}
+NORMALISED = PLAIN | {"batch_norm": True}
+EXPERIMENT = Experiment(
+    data_options={"train_examples": 120}, model_options=PLAIN, batch_size=40, epochs=4, optimizer="sam",
+    precision="float64",
+)  # fmt: skip
+BEFORE = Execution(checkpoint_every=1)
+
+
+def cut(folder: Path, experiment: Experiment) -> Run:
+    """A run that has lost what came after its second epoch."""
+    run = train(experiment, folder, execution=BEFORE, progress=False)
+    for step in run.steps[3:]:
+        run.checkpoint_path(step).unlink()
+    return Run.open(folder)
+
+
+SAME = [{"checkpoint_every": 4}, {"probe_every": 2}, {"probe_rho_sam": 0.2}, {"micro_batch_size": 40}, {}]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("change", [*SAME, {"evaluation_examples": 500}], ids=str)
+def test_what_decides_nothing_changes_no_bit_and_needs_no_word(tmp_path: Path, change: dict[str, Any]) -> None:
+    experiment = EXPERIMENT.replace(model_options=NORMALISED)
+    whole = train(experiment, tmp_path / "whole", execution=BEFORE, progress=False)
+    execution = BEFORE.replace(**change)
+    run = train(experiment, cut(tmp_path / "run", experiment).path, execution=execution, progress=False)
+    last = run.checkpoint()
+    assert torch.equal(whole.checkpoint().theta, last.theta)
+    assert torch.equal(whole.checkpoint().buffers["2.running_mean"], last.buffers["2.running_mean"])
+    for name in ("loss", "gradient_norm", "train_loss", "test_loss"):
+        np.testing.assert_array_equal(whole.metrics[name], run.metrics[name])
+    assert "departures" not in last.attributes
+    assert (last.execution, run.checkpoint(6).execution) == (execution, BEFORE)
+    assert run.steps == ((0, 3, 6, 12) if execution.checkpoint_every == 4 else (0, 3, 6, 9, 12))
+
+
+OTHERWISE = {
+    "micro-batches": (
+        PLAIN,
+        {"micro_batch_size": 16},
+        "micro_batch_size = 0 and is continued with 16.*no longer bit-eq",
+    ),
+    "micro-batches under BatchNorm": (NORMALISED, {"micro_batch_size": 16}, "BatchNorm normalises over other parts"),
+    "evaluation": (
+        NORMALISED,
+        {"evaluation_examples": 30},
+        "on 120 training examples, what follows is on 30: train_loss",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERWISE)
+def test_what_is_no_longer_bit_equal_is_said_and_kept(tmp_path: Path, case: str) -> None:
+    model, change, says = OTHERWISE[case]
+    experiment = EXPERIMENT.replace(model_options=model)
+    whole = train(experiment, tmp_path / "whole", execution=BEFORE, progress=False)
+    run = cut(tmp_path / "run", experiment)
+    with pytest.warns(UserWarning, match=rf"step-00000006\.h5 was .*{says}") as said:
+        train(experiment, run.path, execution=BEFORE.replace(**change), progress=False)
+    assert len(said) == 1
+    assert "departures" not in run.checkpoint(6).attributes
+    for step in (9, 12):
+        assert run.checkpoint(step).attributes["departures"] == str(said[0].message)
+        assert run.checkpoint(step).execution == BEFORE.replace(**change)
+    a, b = whole.checkpoint().theta, run.checkpoint().theta
+    if case == "micro-batches":
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert torch.equal(a, b) == (case == "evaluation")
+    run.checkpoint_path(12).unlink()  # it goes on once more: nothing new is said, and nothing forgotten
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(experiment, run.path, progress=False)
+    assert run.checkpoint(12).attributes["departures"] == str(said[0].message)
+    assert run.checkpoint(12).execution == BEFORE.replace(**change)
+
+
+def test_another_kind_of_device_is_said(tmp_path: Path) -> None:
+    checkpoint = cut(tmp_path, EXPERIMENT).checkpoint()
+    training = Training(EXPERIMENT, BEFORE)
+    asked = checkpoint, BEFORE.replace(device="cuda"), torch.device("cuda"), training.model, 120
+    with pytest.warns(UserWarning, match="computed on cpu and is continued on cuda.*no longer bit-equal"):
+        assert "continued on cuda" in departed(*asked)
+
+
+def test_only_the_experiment_is_the_identity(tmp_path: Path) -> None:
+    run = cut(tmp_path, EXPERIMENT)
+    text = (run.path / "experiment.toml").read_text()
+    assert Experiment.from_toml(text) == EXPERIMENT
+    assert not {name for name in Execution.names() if f"{name} =" in text}
+    with pytest.raises(ValueError, match=r"another experiment \(lr = 0\.1 there, 0\.2 here\)"):
+        train(EXPERIMENT.replace(lr=0.2), run.path, execution=BEFORE, progress=False)
