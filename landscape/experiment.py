@@ -21,6 +21,7 @@ from landscape.execution import Execution
 from landscape.settings import Settings, apart_from, loads
 
 IMPORTED = ("data", "model", "optimizer", "base")  # the fields that may name somebody's code
+CHOICES = ("policy", "metric", "rho_schedule")  # the tables whose `name` may
 
 
 @apart_from(Execution, "in the Execution, train(experiment, directory, execution=Execution({}))")
@@ -37,7 +38,12 @@ class Experiment(Settings):
         model_options: Keyword arguments of the model's factory.
         optimizer: A method (`landscape list optimizers`) or `package.module:Class`.
         rho: Radius of the perturbation; left out, the method's own default.
-        optimizer_options: Further hyperparameters of the method.
+        optimizer_options: Further hyperparameters of the method; what it counts in steps may be said in epochs, as
+            `warmup_epochs`.
+        policy: On which steps to climb (`landscape list policies`), instead of every one: a name, or
+            `package.module:Class`, and its options, as `{name = "between", start_epochs = 8}`.
+        metric: What counts as far (`landscape list metrics`), instead of the Euclidean norm, likewise.
+        rho_schedule: The radius during training (`landscape list schedules`), instead of `rho`, likewise.
         base: The optimizer that takes the descent step: `sgd`, `nag` (SGD with Nesterov's momentum), `adamw`, or
             `package.module:Class`.
         lr: Peak learning rate.
@@ -78,6 +84,9 @@ class Experiment(Settings):
     optimizer: str = "sam"
     rho: float | None = None
     optimizer_options: dict[str, Any] = field(default_factory=dict)
+    policy: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    rho_schedule: dict[str, Any] = field(default_factory=dict)
     base: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
@@ -103,12 +112,22 @@ class Experiment(Settings):
             raise ValueError(
                 f"rho: expected once, got {self.rho} and {self.optimizer_options['rho']} in optimizer_options"
             )
+        for kind in CHOICES:
+            said = getattr(self, kind)
+            if said and not isinstance(said.get("name"), str):
+                raise ValueError(f'{kind}: expected a table with a name, as {{name = "…"}}, got {said!r}')
+        if self.rho_schedule and (self.rho is not None or "rho" in self.optimizer_options):
+            raise ValueError("rho: expected either rho or rho_schedule, which sets it at every step, got both")
         imports.met(self.code)
 
     @property
     def code(self) -> tuple[str, ...]:
         """What the fields that may name somebody's code say."""
-        return tuple(getattr(self, name) for name in IMPORTED)
+        return tuple(map(self._code_of, (*IMPORTED, *CHOICES)))
+
+    def _code_of(self, name: str) -> str:
+        said = getattr(self, name)
+        return str(said.get("name", "") if name in CHOICES else said)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,7 +153,7 @@ class Experiment(Settings):
         """A copy with some fields changed."""
         with imports.from_file():  # what stays as it is may come from a file
             changed = dataclasses.replace(self, **changes)
-        imports.met(value for name, value in changes.items() if name in IMPORTED)
+        imports.met(changed._code_of(name) for name in changes if name in (*IMPORTED, *CHOICES))
         return changed
 
     @property

@@ -140,7 +140,7 @@ def apart_from(other: type[Settings], instead: str) -> Callable[[type[Kind]], ty
                     raise TypeError(f"{name}: expected it {instead.format(given)}, got it in {kind.noun}")
             made(self, *args, **fields)
 
-        kind.__init__ = init  # type: ignore[method-assign]
+        kind.__init__ = init  # type: ignore[method-assign, assignment]
         return kind
 
     return decorate

@@ -54,7 +54,7 @@ def recipe_of(chosen: Mapping[str, Any], arguments: Sequence[str]) -> Recipe:
     """The recipe of parsed options; of the code it names only what stands in `arguments` themselves is allowed."""
     from landscape import imports
     from landscape.execution import Execution
-    from landscape.experiment import IMPORTED, Experiment
+    from landscape.experiment import CHOICES, IMPORTED, Experiment
     from landscape.recipe import Recipe
 
     with imports.from_file():
@@ -63,6 +63,11 @@ def recipe_of(chosen: Mapping[str, Any], arguments: Sequence[str]) -> Recipe:
         value = getattr(experiment, name)
         if f"--{name}={value}" in arguments or (f"--{name}", value) in pairwise(arguments):
             imports.allow(value)
+    for kind in CHOICES:  # as --policy.name mine:Policy, or within --policy {…}
+        name = getattr(experiment, kind).get("name", "")
+        for option, value in pairwise([*(part for a in arguments for part in a.split("=", 1)), ""]):
+            if option in (f"--{kind}", f"--{kind}.name") and name in value:
+                imports.allow(name)
     return Recipe(experiment, Execution(**{name: chosen[name] for name in Execution.names()}))
 
 

@@ -5,7 +5,6 @@ checkpoint.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from typing import Any
 
@@ -28,7 +27,7 @@ from landscape.training.autocast import Autocast
 from landscape.training.bases import build_base
 from landscape.training.departures import departed
 from landscape.training.interruption import Interruption
-from landscape.training.methods import described
+from landscape.training.methods import build_method
 from landscape.training.recorder import Recorder
 from landscape.training.schedule import build_schedule
 from landscape.training.storable import require_storable
@@ -70,9 +69,7 @@ class Training:
         base.register_step_pre_hook(self._before_descent)
         self.steps_per_epoch = -(-len(self.train) // experiment.batch_size)
         self.steps = experiment.epochs * self.steps_per_epoch
-        self.lengths = self._lengths(continued)
-        hyperparameters = experiment.optimizer_options | ({} if experiment.rho is None else {"rho": experiment.rho})
-        self.optimizer = optimizers.create(experiment.optimizer, base, **self.lengths, **hyperparameters)
+        self.optimizer, self.lengths = build_method(experiment, base, self.steps_per_epoch, continued)
         self.schedule = build_schedule(experiment, self.optimizer, self.steps_per_epoch)
         self.recorder = Recorder()
         self.agree_every = 1 if distributed.world_size() == 1 else 16  # steps; to agree on a stop costs a message
@@ -80,18 +77,6 @@ class Training:
         self.seconds = 0.0
         self.departures = ""  # what makes it no longer bit-equal to an uninterrupted training, one line each
         self.statistics: running_statistics.Statistics | None = None  # BatchNorm's, if this step has been evaluated
-
-    def _lengths(self, continued: Checkpoint | None) -> dict[str, int]:
-        """The method's options that the length of the training decides, in steps."""
-        epochs = described(self.experiment.optimizer).lengths
-        asked = {name: epochs[name] for name in epochs if name not in self.experiment.optimizer_options}
-        if continued is not None:  # one of an older release has none, and goes on as it began
-            found = {name: continued.attributes.get(f"optimizer_{name}") for name in asked}
-            return {name: int(steps) for name, steps in found.items() if isinstance(steps, int)}
-        return {
-            name: self.steps if math.isinf(count) else round(count * self.steps_per_epoch)
-            for name, count in asked.items()
-        }
 
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean training loss of the network's outputs, in the precision of the weights."""
