@@ -49,8 +49,11 @@ class Experiment(Settings):
         lr: Peak learning rate.
         momentum: Momentum of `sgd` and `nag`; AdamW has its betas in `base_options`.
         weight_decay: Weight decay, applied by the base at the clean weights.
+        no_decay: Parameters without weight decay: `norm`, those of normalisation layers, by the layer's type; `bias`,
+            those with `bias` in their own name.
         base_options: Further keyword arguments of the base.
-        epochs: Passes over the training data.
+        epochs: Passes over the training data. A run that is there may be given more where nothing depends on their
+            number: a constant schedule, no option that follows the length of the training.
         batch_size: Examples per step; the last batch of an epoch may be smaller.
         schedule: Learning rate after the warm-up: cosine to zero, or constant.
         warmup_epochs: Length of the linear ramp from zero to `lr`.
@@ -58,7 +61,7 @@ class Experiment(Settings):
         clip_gradient: Largest global norm of the gradient that the base sees; 0 switches clipping off.
         precision: Of weights and arithmetic; `tf32` is `float32` but lets a GPU round the factors of products and
             convolutions to 10 bits; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
-        seed: Of every random number in the run.
+        seed: Of every random number in the run; any whole number of 64 bits, negative ones too.
     """
 
     noun: ClassVar[str] = "an experiment"
@@ -91,6 +94,7 @@ class Experiment(Settings):
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    no_decay: list[Literal["norm", "bias"]] = field(default_factory=list)
     base_options: dict[str, Any] = field(default_factory=dict)
 
     epochs: int = 40
@@ -112,6 +116,9 @@ class Experiment(Settings):
             raise ValueError(
                 f"rho: expected once, got {self.rho} and {self.optimizer_options['rho']} in optimizer_options"
             )
+        if not isinstance(self.no_decay, list | tuple) or any(rule not in ("norm", "bias") for rule in self.no_decay):
+            raise ValueError(f"no_decay: expected a list of norm and bias, got {self.no_decay!r}")
+        object.__setattr__(self, "no_decay", sorted(set(self.no_decay)))  # whatever the order, one experiment
         for kind in CHOICES:
             said = getattr(self, kind)
             if said and not isinstance(said.get("name"), str):
@@ -119,6 +126,10 @@ class Experiment(Settings):
         if self.rho_schedule and (self.rho is not None or "rho" in self.optimizer_options):
             raise ValueError("rho: expected either rho or rho_schedule, which sets it at every step, got both")
         imports.met(self.code)
+
+    def shortens(self, other: Experiment) -> bool:
+        """Whether this is `other` for fewer epochs, of which the schedule takes no notice."""
+        return self.epochs < other.epochs and self.schedule == "constant" and self.replace(epochs=other.epochs) == other
 
     @property
     def code(self) -> tuple[str, ...]:
