@@ -155,7 +155,7 @@ def analyze(
     half = None if autocast is None else {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(autocast)
     if autocast is not None and half is None:
         raise ValueError(f"autocast: expected bfloat16 or float16, got {autocast!r}")
-    if checkpoint.experiment != run.experiment:
+    if checkpoint.experiment != run.experiment and not checkpoint.experiment.shortens(run.experiment):
         different = checkpoint.experiment.difference(run.experiment, f"in {checkpoint.path.name}", "in experiment.toml")
         warnings.warn(
             f"{run.path}: the analysis is of the experiment in its checkpoint, from which experiment.toml differs "

@@ -76,10 +76,8 @@ class Run:
         run = cls.open(path)
         run._remove_leftovers()  # a finished run may have some too, and nobody locks it again
         if run.experiment != experiment:
-            raise ValueError(
-                f"{path} holds another experiment ({run.experiment.difference(experiment)}); "
-                "choose another folder, or repeat that experiment"
-            )
+            differs = run.experiment.difference(experiment)
+            raise ValueError(f"{path} holds another experiment ({differs}); choose another folder, or repeat that one")
         return run
 
     @classmethod
@@ -108,8 +106,8 @@ class Run:
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps of the checkpoints there are now, rising."""
-        steps = map(step_of, (self.path / "checkpoints").glob("*"))
-        return tuple(sorted(step for step in steps if step is not None))
+        files = (self.path / "checkpoints").glob("*")
+        return tuple(sorted(step for file in files if (step := step_of(file)) is not None))
 
     def checkpoint(self, step: int | str = "last") -> Checkpoint:
         """The checkpoint of a step, the `"first"` or the `"last"`.
@@ -146,8 +144,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the last checkpoint was saved with `last=True`."""
-        return bool(self.steps) and bool(self.checkpoint("last").attributes.get("finished", False))
+        """Whether the last checkpoint was saved with `last=True`, and no further epochs have been asked for since."""
+        last = self.checkpoint("last") if self.steps else None
+        return bool(last and last.attributes.get("finished") and not last.experiment.shortens(self.experiment))
 
     @property
     def metrics(self) -> xr.Dataset:
@@ -203,8 +202,8 @@ class Run:
             yield
 
     def _remove_leftovers(self) -> None:
-        for folder in (self.path, *(self.path / name for name in ("checkpoints", "metrics", "analyses"))):
-            remove_leftovers(folder)
+        for name in ("", "checkpoints", "metrics", "analyses"):
+            remove_leftovers(self.path / name)
 
     @property
     def analysis_files(self) -> tuple[Path, ...]:

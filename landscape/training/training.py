@@ -15,7 +15,6 @@ from tqdm import tqdm
 from landscape import distributed, imports
 from landscape.execution import Execution
 from landscape.experiment import Experiment
-from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.retention import Retention
 from landscape.runs.run import Run
 from landscape.seeding import isolated
@@ -23,6 +22,7 @@ from landscape.store.background_writer import BackgroundWriter
 from landscape.tf32 import tf32
 from landscape.training.beginning import given_back, last_of_its_experiment, rehearse
 from landscape.training.interruption import Interrupted, Interruption
+from landscape.training.prolonged import prolong, prolonged
 from landscape.training.state import NonFiniteLoss, Training
 
 __all__ = ["NonFiniteLoss", "Training", "train"]
@@ -48,6 +48,8 @@ def train(
     continued under another one: what is then no longer bit-equal to an uninterrupted run is said in a warning and in the
     attribute `departures` of its further checkpoints, which also keep the `execution` they were computed under.
 
+    A run that is there may be given more `epochs` where nothing depends on their number (`landscape.training.prolonged`).
+
     Under `torchrun` every process takes its share of each batch and process 0 writes (`landscape.distributed`).
 
     A new run is rehearsed: two steps, and one on an epoch's last batch if that is smaller, are tried and forgotten before
@@ -55,17 +57,18 @@ def train(
     the disk is full. So the corrected call can have the same folder.
 
     Raises:
-        ValueError: The folder holds another experiment, or a checkpoint of another than its experiment.toml; a name or
-            option does not exist; or the first steps fail, and how.
+        ValueError: The folder holds another experiment, or a checkpoint of another than its experiment.toml; something
+            depends on the number of epochs, and what; a name or option does not exist; or the first steps fail, and how.
         NonFiniteLoss: The loss became infinite or NaN.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
     if retention is not None:
         retention.check(EVALUATED)
-    last: Checkpoint | None = None
+    last, longer = None, False
     new = not (Path(directory) / "experiment.toml").exists()
     if not new:
-        run = Run.create(directory, experiment)
+        longer = prolonged(Run.open(directory), experiment)
+        run = Run.planned(directory, experiment) if longer else Run.create(directory, experiment)
         last = last_of_its_experiment(run)
         if run.finished:
             return run
@@ -82,6 +85,8 @@ def train(
         training = Training(experiment, execution, device, continued=last)
         if first:
             imports.remember(experiment.code)
+            if longer:
+                prolong(run, experiment)
             run = Run.create(directory, experiment)
             if new:
                 stack.enter_context(given_back(run, unless=lambda error: _worth_keeping(training, error)))
