@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from analyses.subject_key import contents_key
+from landscape.__main__ import main
 from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
@@ -89,6 +91,32 @@ def test_what_is_no_longer_bit_equal_is_said_and_kept(tmp_path: Path, case: str)
         train(experiment, run.path, progress=False)
     assert run.checkpoint(12).attributes["departures"] == str(said[0].message)
     assert run.checkpoint(12).execution == BEFORE.replace(**change)
+
+
+def test_answers_on_other_statistics_are_other_answers(tmp_path: Path) -> None:
+    """The weights are the same to the bit; what BatchNorm is evaluated with is not, so no saved answer serves both."""
+    experiment = EXPERIMENT.replace(model_options=NORMALISED, epochs=1)
+    a, b = (
+        train(experiment, tmp_path / str(n), execution=Execution(evaluation_examples=n), progress=False)
+        for n in (30, 60)
+    )
+    assert torch.equal(a.checkpoint().theta, b.checkpoint().theta)
+    assert contents_key(a, 3) != contents_key(b, 3)
+    again = train(
+        experiment, tmp_path / "b", execution=Execution(evaluation_examples=60, probe_every=2), progress=False
+    )
+    assert contents_key(again, 3) == contents_key(b, 3)
+
+
+def test_a_run_at_a_glance_says_how_it_was_carried_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = cut(tmp_path, EXPERIMENT)
+    with pytest.warns(UserWarning, match="no longer bit-equal"):
+        train(EXPERIMENT, run.path, execution=Execution(micro_batch_size=16), progress=False)
+    assert main(["info", str(run.path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"digest       {EXPERIMENT.digest}" in shown
+    assert 'execution    device = "cpu", micro_batch_size = 16' in shown
+    assert "departure    step-00000006.h5 was computed with micro_batch_size = 0" in shown
 
 
 def test_another_kind_of_device_is_said(tmp_path: Path) -> None:
