@@ -45,7 +45,7 @@ def build_method(
 
     Raises:
         PermissionError: A file names somebody's class, and nobody allowed it.
-        TypeError, ValueError: No such method, choice or option; or the method has made that choice itself.
+        TypeError, ValueError: No such method, choice or option, or a wrong value; or the method has made that choice itself.
     """
     name, info = experiment.optimizer, described(experiment.optimizer)
     options = in_steps(name, optimizers.hyperparameters(name), experiment.optimizer_options, steps_per_epoch)
@@ -108,7 +108,10 @@ def _choice(kind: str, experiment: Experiment, steps_per_epoch: int) -> Any:
         mark = mark_of(Steps, parameter.annotation)
         if mark is not None and mark.epochs is not None and option not in options:
             options[option] = _steps(mark.epochs, experiment, steps_per_epoch)
-    return optimizers.create_choice(kind, name, **options)
+    try:
+        return optimizers.create_choice(kind, name, **options)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _steps(epochs: float, experiment: Experiment, steps_per_epoch: int) -> int:
