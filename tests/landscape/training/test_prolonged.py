@@ -30,12 +30,16 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(SHORT, tmp_path_factory.mktemp("runs") / "run", execution=EACH, progress=False).path
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(LONG, tmp_path_factory.mktemp("runs") / "whole", execution=EACH, progress=False)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_run_goes_on_for_more_epochs_as_if_they_had_been_asked_for_at_once(
-    tmp_path: Path, short: Path, interrupted: bool
+    tmp_path: Path, short: Path, whole: Run, interrupted: bool
 ) -> None:
-    whole = train(LONG, tmp_path / "whole", execution=EACH, progress=False)
     shutil.copytree(short, tmp_path / "run")
     run = Run.open(tmp_path / "run")
     assert run.finished
