@@ -155,7 +155,7 @@ def analyze(
     half = None if autocast is None else {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(autocast)
     if autocast is not None and half is None:
         raise ValueError(f"autocast: expected bfloat16 or float16, got {autocast!r}")
-    if checkpoint.experiment != run.experiment:
+    if checkpoint.experiment != run.experiment and not checkpoint.experiment.shortens(run.experiment):
         different = checkpoint.experiment.difference(run.experiment, f"in {checkpoint.path.name}", "in experiment.toml")
         warnings.warn(
             f"{run.path}: the analysis is of the experiment in its checkpoint, from which experiment.toml differs "
@@ -181,9 +181,9 @@ def analyze(
     return read(path, analysis.name)
 
 
-def device_of(trained: Run | Checkpoint) -> str:
-    """Where a run or a checkpoint was trained, if that exists here; else the CPU."""
-    device = torch.device(trained.experiment.device)
+def device_of(checkpoint: Checkpoint) -> str:
+    """Where a checkpoint was trained, if that exists here; else the CPU."""
+    device = torch.device(checkpoint.execution.device)
     known = device.type == "cpu" or torch.get_device_module(device).is_available()
     return str(device) if known else "cpu"
 

@@ -19,7 +19,7 @@ from landscape.runs.run import Run
 
 
 def contents_key(run: Run, step: int) -> str:
-    """A digest of the checkpoint at `step`: experiment, weights, buffers and the optimizer's vectors; empty where there is none.
+    """A digest of the checkpoint at `step`: experiment, what it is evaluated on, weights, buffers, the optimizer's vectors; empty where there is none.
 
     Cost: reading them, once a file and process.
     """
@@ -38,6 +38,8 @@ def _digest(path: Path, *_state: int) -> str:
     checkpoint = Checkpoint.open(path)
     digest = xxhash.xxh3_128()
     digest.update(str(checkpoint.attributes.get("experiment", "")).encode())
+    if "execution" in checkpoint.attributes:  # where it does not, the experiment says it too
+        digest.update(f"\nevaluation_examples {checkpoint.execution.evaluation_examples}\n".encode())
     vectors = dict(checkpoint.vectors)
     momentum = vectors.pop("momentum", None)
     for kind, tensors in (

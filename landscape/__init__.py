@@ -6,16 +6,18 @@ The names below are imported when they are first used, so that the command line 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landscape.execution import Execution
     from landscape.experiment import Experiment
     from landscape.objective.model_function import ModelLoss
     from landscape.objective.objective import Objective
     from landscape.runs.run import Checkpoint, Run
     from landscape.training.training import train
 
-__all__ = ["Checkpoint", "Experiment", "ModelLoss", "Objective", "Run", "train"]
+__all__ = ["Checkpoint", "Execution", "Experiment", "ModelLoss", "Objective", "Run", "train"]
 
 _HOME = {
     "Checkpoint": "landscape.runs.run",
+    "Execution": "landscape.execution",
     "Experiment": "landscape.experiment",
     "ModelLoss": "landscape.objective.model_function",
     "Objective": "landscape.objective.objective",

@@ -15,6 +15,9 @@ from optimizers.core.axes import Euclidean as Euclidean
 from optimizers.core.axes import PerTensor as PerTensor
 from optimizers.core.axes import Steepest as Steepest
 from optimizers.core.axes import Unnormalized as Unnormalized
+from optimizers.core.choices import choice as choice
+from optimizers.core.choices import choices as choices
+from optimizers.core.choices import create_choice as create_choice
 from optimizers.core.closures import BatchClosure as BatchClosure
 from optimizers.core.moments import first_moment as first_moment
 from optimizers.core.passes import frozen_batch_norm as frozen_batch_norm
@@ -23,11 +26,13 @@ from optimizers.core.policies import Between as Between
 from optimizers.core.policies import EveryK as EveryK
 from optimizers.core.psf import DecayedPSF as DecayedPSF
 from optimizers.core.radius import FollowLearningRate as FollowLearningRate
+from optimizers.core.radius import RhoSchedule as RhoSchedule
 from optimizers.core.registry import OptimizerInfo as OptimizerInfo
 from optimizers.core.registry import available as available
 from optimizers.core.registry import create as create
 from optimizers.core.registry import describe as describe
 from optimizers.core.registry import discover as _discover
+from optimizers.core.registry import hyperparameters as hyperparameters
 from optimizers.core.registry import register as register
 from optimizers.core.sharpness_aware import SharpnessAware as SharpnessAware
 from optimizers.esam import ESAM as ESAM

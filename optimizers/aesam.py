@@ -22,7 +22,7 @@ from optimizers.core.axes import Policy
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.core.step import Step
-from optimizers.ground.signatures import at_least, from_up_to
+from optimizers.ground.signatures import Steps, at_least, from_up_to
 
 
 class LongGradient(Policy):
@@ -32,7 +32,12 @@ class LongGradient(Policy):
     counters = ("steps", "mean", "variance")
 
     def __init__(
-        self, *, total_steps: int | None = None, delta: float = 0.9, lambda_1: float = -1.0, lambda_2: float = 1.0
+        self,
+        *,
+        total_steps: Annotated[int, at_least(1), Steps(epochs=math.inf)] | None = None,
+        delta: Annotated[float, from_up_to(0, 1)] = 0.9,
+        lambda_1: float = -1.0,
+        lambda_2: float = 1.0,
     ) -> None:
         self.total_steps = total_steps
         self.delta = delta
@@ -76,7 +81,7 @@ class AESAM(SharpnessAware):
         base: Optimizer,
         *,
         rho: float = 0.05,
-        total_steps: Annotated[int, at_least(1)] | None = None,
+        total_steps: Annotated[int, at_least(1), Steps()] | None = None,
         delta: Annotated[float, from_up_to(0, 1)] = 0.9,
         lambda_1: float = -1.0,
         lambda_2: float = 1.0,

@@ -8,13 +8,14 @@ Zhou, Wang, Mao, Chen, Gu, Zhang 2024, https://arxiv.org/abs/2410.10373
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
 from optimizers.core.policies import Between
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
+from optimizers.ground.signatures import Steps
 
 
 @register(
@@ -27,6 +28,12 @@ class LateSAM(SharpnessAware):
     """SAM between two steps, the base optimizer before and after."""
 
     def __init__(
-        self, base: Optimizer, *, rho: float = 0.05, start: int = 0, stop: int | None = None, **options: Any
+        self,
+        base: Optimizer,
+        *,
+        rho: float = 0.05,
+        start: Annotated[int, Steps()] = 0,
+        stop: Annotated[int, Steps()] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(base, rho=rho, policy=Between(start=start, stop=stop), **options)

@@ -33,7 +33,7 @@ from optimizers.core.psf import DecayedPSF
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.core.step import Step
-from optimizers.ground.signatures import Seed, at_least
+from optimizers.ground.signatures import Seed, Steps, at_least
 
 
 class VarianceWindow(Policy):
@@ -49,7 +49,7 @@ class VarianceWindow(Policy):
         blocks: int = 5,
         cap: float = 0.8,
         alpha: tuple[float, float] = (0.13, 0.13),
-        warmup: int = 150,
+        warmup: Annotated[int, at_least(0), Steps(epochs=3)] = 150,
         seed: int = 0,
     ) -> None:
         if window < 2 or not 0 < cap <= 1 or int(cap * window) < 1:
@@ -141,7 +141,7 @@ class VSAM(SharpnessAware):
         *,
         rho: float = 0.05,
         window: int = 50,
-        warmup: Annotated[int, at_least(0)] = 150,
+        warmup: Annotated[int, at_least(0), Steps()] = 150,
         alpha: tuple[float, float] = (0.13, 0.13),
         gamma: float = 0.7,
         seed: Seed = 0,

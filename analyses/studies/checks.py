@@ -12,6 +12,7 @@ from analyses.second_subject import subjects_of, vectors_of
 from analyses.studies.results import quantity
 from analyses.studies.study import Claim, Method, Question, Study
 from landscape import data, imports
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
 from landscape.seeding import isolated
@@ -42,15 +43,15 @@ def check_runs(study: Study, methods: Iterable[Method]) -> None:
     sizes: dict[str, tuple[int, int]] = {}
     for method in methods:
         try:
-            experiment = Experiment.from_toml(study.experiment_of(method, study.seeds[0]).to_toml())
+            experiment, execution = study.recipe_of(method, study.seeds[0])
             source = repr((experiment.data, experiment.data_options))
             if source not in sizes:
                 loaded = data.load(experiment)
                 sizes[source] = len(loaded.train), len(loaded.test)
             for question in study.questions:
-                _check_reach(question, study, experiment, *sizes[source])
+                _check_reach(question, study, experiment, execution, *sizes[source])
             with isolated(experiment.seed, "training"):
-                rehearse(partial(Training, experiment), Run.planned(method.name, experiment))
+                rehearse(partial(Training, experiment, execution), Run.planned(method.name, experiment))
         except (TypeError, ValueError) as error:
             raise ValueError(f"method {method.name!r}: {error}") from error
 
@@ -111,7 +112,9 @@ def _check_direction(claim: Claim, study: Study, question: Question) -> None:
         )
 
 
-def _check_reach(question: Question, study: Study, experiment: Experiment, train: int, test: int) -> None:
+def _check_reach(
+    question: Question, study: Study, experiment: Experiment, execution: Execution, train: int, test: int
+) -> None:
     there = train if question.split == "train" else test
     if question.examples is not None and question.examples > there:
         raise ValueError(
@@ -120,7 +123,7 @@ def _check_reach(question: Question, study: Study, experiment: Experiment, train
     if isinstance(question.steps, list):
         per_epoch = -(-train // experiment.batch_size)
         last = experiment.epochs * per_epoch
-        steps = {*range(0, last, experiment.checkpoint_every * per_epoch), last}
+        steps = {*range(0, last, execution.checkpoint_every * per_epoch), last}
         claims = [
             c for c in study.claims if question.name == quantity(c.quantity).analysis and c.ask in ("", question.id)
         ]
@@ -132,7 +135,7 @@ def _check_reach(question: Question, study: Study, experiment: Experiment, train
         if unknown:
             raise ValueError(
                 f"{question.id}: no checkpoint at step {unknown[0]}; expected among 0, "
-                f"{experiment.checkpoint_every * per_epoch}, … {last}"
+                f"{execution.checkpoint_every * per_epoch}, … {last}"
             )
 
 

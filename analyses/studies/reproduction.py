@@ -21,6 +21,7 @@ from analyses.studies.study import Question, Study
 from analyses.studies.workers import Failure, in_processes
 from landscape import imports
 from landscape.experiment import Experiment
+from landscape.recipe import Recipe
 from landscape.runs.run import Run
 from landscape.store.atomic_file import write_text
 from landscape.training.training import NonFiniteLoss, train
@@ -45,11 +46,11 @@ def carry_out(study: Study, directory: Path, *, jobs: int | None = None) -> dict
     jobs = min(jobs or cores, len(runs))
     # not of the cores: OMP_NUM_THREADS is the user's word; two threads on cores that others use take eight times as long
     threads = max(1, torch.get_num_threads() // jobs)
-    experiments = {folder: study.experiment_of(method, seed) for folder, (method, seed) in runs.items()}
+    recipes = {folder: study.recipe_of(method, seed) for folder, (method, seed) in runs.items()}
     tasks = {
-        folder: (experiment.to_toml(), folder, study.questions, threads)
-        for folder, experiment in experiments.items()
-        if not _whole(experiment, folder, study.questions)  # what is done needs no process
+        folder: (recipe, folder, study.questions, threads)
+        for folder, recipe in recipes.items()
+        if not _whole(recipe.experiment, folder, study.questions)  # what is done needs no process
     }
     check_runs(study, {runs[folder][0].name: runs[folder][0] for folder in tasks}.values())
     failures: dict[Path, Failure] = {}
@@ -85,11 +86,10 @@ def _whole(experiment: Experiment, folder: Path, questions: list[Question]) -> b
         return False
 
 
-def _one_run(experiment: str, folder: Path, questions: list[Question], threads: int) -> None:
+def _one_run(recipe: Recipe, folder: Path, questions: list[Question], threads: int) -> None:
     torch.set_num_threads(threads)
-    asked = Experiment.from_toml(experiment)
-    imports.allow(*asked.code)  # the parent has run them: it was allowed to
-    run = train(asked, folder, progress=False)
+    imports.allow(*recipe.experiment.code)  # the parent has run them: it was allowed to
+    run = train(recipe.experiment, folder, execution=recipe.execution, progress=False)
     for question in questions:
         for step in question.steps_of(run):
             if not question_file(run, question, step).exists():

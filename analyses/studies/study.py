@@ -27,8 +27,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from landscape import imports, limited_toml
+from landscape import limited_toml
 from landscape.experiment import Experiment
+from landscape.recipe import Recipe, of_values
 from landscape.runs.run import Run
 
 _PLAIN = re.compile(r"\w[\w.+-]*")  # a name that is one part of a path and leads nowhere else
@@ -78,7 +79,7 @@ class Question:
         if isinstance(self.steps, list):
             return self.steps
         if self.steps == "all":
-            every = run.experiment.checkpoint_every * run.steps[-1] // run.experiment.epochs
+            every = run.checkpoint("last").execution.checkpoint_every * run.steps[-1] // run.experiment.epochs
             return [step for step in run.steps if step % every == 0 or step == run.steps[-1]]
         return [run.steps[0 if self.steps == "first" else -1]]
 
@@ -127,8 +128,11 @@ class Study:
 
     def experiment_of(self, method: Method, seed: int) -> Experiment:
         """The experiment of one run."""
-        with imports.from_file():
-            return Experiment(**(self.experiment | method.changes | {"seed": seed}))
+        return self.recipe_of(method, seed).experiment
+
+    def recipe_of(self, method: Method, seed: int) -> Recipe:
+        """The experiment of one run, and how it is carried out."""
+        return of_values(self.experiment | method.changes | {"seed": seed})
 
     def runs(self, directory: Path) -> Iterator[tuple[Method, int, Path]]:
         """Every run of the study with its folder; one seed of every method before the next seed."""

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"--steps: expected last, first, all or numbers as 0,100, got {chosen['steps']!r}"
             ) from None
     common = {key: chosen[key] for key in ("split", "examples", "draw", "micro_batch", "autocast", "device", "dtype")}
-    with distributed.process_group(chosen["device"] or device_of(run)) as device:
+    with distributed.process_group(chosen["device"] or device_of(run.checkpoint([*steps, "last"][0]))) as device:
         first = distributed.rank() == 0
         if distributed.world_size() > 1:
             common["device"] = str(device)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ActionConfigFile
-
-from landscape.commands.parser import add_allow, allow, command_parser, experiment_of, named_recipes
-from landscape.experiment import Experiment
+from landscape.commands.parser import add_allow, add_recipe, allow, command_parser, named_recipes, recipe_of
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,12 +17,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("source", help="The file to read.")
     parser.add_argument("directory", help="The run's folder; made where it does not exist.")
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
-    parser.add_class_arguments(Experiment, as_group=False)
+    add_recipe(parser)
     add_allow(parser)
     chosen = parser.parse_args(named_recipes(arguments, "experiments")).as_dict()
     source, directory = Path(chosen.pop("source")), chosen.pop("directory")
-    chosen.pop("config")
     allow(chosen.pop("allow"))
     if not directory:
         raise ValueError("directory: expected the name of a folder, got ''; write . for the working folder")
@@ -39,5 +34,5 @@ def main(arguments: Sequence[str]) -> None:
     if source.suffix == ".h5":
         run = import_archive(source, directory)
     else:
-        run = import_weights(source, directory, experiment_of(chosen, arguments))
+        run = import_weights(source, directory, recipe_of(chosen, arguments).experiment)
     print(f"{run.path}: {len(run.steps)} checkpoints")

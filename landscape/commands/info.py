@@ -33,11 +33,16 @@ def about_run(path: Path) -> str:
     run = Run.open(path)
     lines = [
         f"run          {run.path}",
+        f"digest       {run.experiment.digest}",
         f"state        {'finished' if run.finished else 'unfinished'}, {len(run.steps)} checkpoints"
         + (f", steps {run.steps[0]} to {run.steps[-1]}" if run.steps else ""),
     ]
     if run.steps:
-        lines.append(f"parameters   {run.checkpoint('last').theta.numel()}")
+        last = run.checkpoint("last")
+        lines.append(f"parameters   {last.theta.numel()}")
+        carried_out = ", ".join(last.execution.to_toml().splitlines())
+        lines.append(f"execution    {carried_out}")
+        lines += [f"departure    {line}" for line in str(last.attributes.get("departures", "")).splitlines()]
         for name, series in run.metrics.data_vars.items():
             lines.append(f"{name!s:<24} {float(series[-1]):.6g}  ({series.size} values)")
     lines += [f"analysis     {file.name}" for file in run.analysis_files]

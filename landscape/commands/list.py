@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Literal
 
 from landscape.commands.parser import command_parser, recipes
 from landscape.markdown import markdown_table
+from optimizers.ground.signatures import options_of
 
-KINDS = ("optimizers", "analyses", "models", "data", "bases", "studies", "experiments")
+CHOICES = {"policies": "policy", "metrics": "metric", "schedules": "rho_schedule"}
+KINDS = ("optimizers", "analyses", "models", "data", "bases", "studies", "experiments", *CHOICES)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,6 +40,14 @@ def table(kind: str) -> str:
             ("name", "what it does", "gradients a step", "state, in copies", "defaults", "reference"),
             [(f"`{i.name}`", i.summary, i.cost, i.state, _defaults(i.defaults), i.reference) for i in infos],
         )
+    if kind in CHOICES:
+        import optimizers
+
+        chosen = [
+            (f"`{name}`", (inspect.getdoc(each) or "").split("\n")[0], ", ".join(options_of(each)) or "—")
+            for name, each in optimizers.choices(CHOICES[kind]).items()
+        ]
+        return markdown_table(("name", "what it is", "options"), chosen)
     if kind == "analyses":
         import analyses
 

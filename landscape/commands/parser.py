@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser
 
 if TYPE_CHECKING:
-    from landscape.experiment import Experiment
+    from landscape.recipe import Recipe
 
 
 def recipes(kind: str) -> dict[str, Path]:
@@ -40,18 +40,35 @@ def named_recipes(arguments: Sequence[str], kind: str) -> list[str]:
     return replaced
 
 
-def experiment_of(chosen: Mapping[str, Any], arguments: Sequence[str]) -> Experiment:
-    """The experiment of parsed options; of the code it names only what stands in `arguments` themselves is allowed."""
+def add_recipe(parser: ArgumentParser) -> None:
+    """The option -c, and one for each field of `Experiment` and `Execution`: no name means two things."""
+    from landscape.execution import Execution
+    from landscape.experiment import Experiment
+
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
+    parser.add_class_arguments(Experiment, as_group=False)
+    parser.add_class_arguments(Execution, as_group=False)
+
+
+def recipe_of(chosen: Mapping[str, Any], arguments: Sequence[str]) -> Recipe:
+    """The recipe of parsed options; of the code it names only what stands in `arguments` themselves is allowed."""
     from landscape import imports
-    from landscape.experiment import IMPORTED, Experiment
+    from landscape.execution import Execution
+    from landscape.experiment import CHOICES, IMPORTED, Experiment
+    from landscape.recipe import Recipe
 
     with imports.from_file():
-        experiment = Experiment(**chosen)
+        experiment = Experiment(**{name: chosen[name] for name in Experiment.names()})
     for name in IMPORTED:
         value = getattr(experiment, name)
         if f"--{name}={value}" in arguments or (f"--{name}", value) in pairwise(arguments):
             imports.allow(value)
-    return experiment
+    for kind in CHOICES:  # as --policy.name mine:Policy, or within --policy {…}
+        name = getattr(experiment, kind).get("name", "")
+        for option, value in pairwise([*(part for a in arguments for part in a.split("=", 1)), ""]):
+            if option in (f"--{kind}", f"--{kind}.name") and name in value:
+                imports.allow(name)
+    return Recipe(experiment, Execution(**{name: chosen[name] for name in Execution.names()}))
 
 
 def add_allow(parser: ArgumentParser) -> None:

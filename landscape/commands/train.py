@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from jsonargparse import ActionConfigFile
-
-from landscape.commands.parser import add_allow, allow, command_parser, experiment_of, named_recipes
-from landscape.experiment import Experiment
+from landscape.commands.parser import add_allow, add_recipe, allow, command_parser, named_recipes, recipe_of
 from landscape.runs.retention import Retention
 
 
@@ -20,18 +17,17 @@ def main(arguments: Sequence[str]) -> None:
         "written, the same command continues.",
     )
     parser.add_argument("directory", help="The run's folder; made where it does not exist.")
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A recipe: a TOML file or a packaged name.")
-    parser.add_class_arguments(Experiment, as_group=False)
+    add_recipe(parser)
     parser.add_class_arguments(Retention, "keep")
     add_allow(parser)
     chosen = parser.parse_args(named_recipes(arguments, "experiments")).as_dict()
     directory, retention = chosen.pop("directory"), Retention(**chosen.pop("keep"))
-    chosen.pop("config")
     allow(chosen.pop("allow"))
 
     from landscape.training.training import train
 
-    run = train(experiment_of(chosen, arguments), directory, retention=retention)
+    experiment, execution = recipe_of(chosen, arguments)
+    run = train(experiment, directory, execution=execution, retention=retention)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
         metrics = run.metrics
         reached = f", test accuracy {float(metrics.test_accuracy[-1]):.2%}" if "test_accuracy" in metrics else ""

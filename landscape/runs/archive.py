@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape.runs.checkpoint import parse_experiment
 from landscape.runs.checkpoint_file import (
     LAST_STEP,
     CheckpointContents,
@@ -22,6 +21,7 @@ from landscape.runs.checkpoint_file import (
     write_checkpoint,
     write_contents,
 )
+from landscape.runs.described import experiment_in
 from landscape.runs.metric_series import read_metrics, write_metrics
 from landscape.runs.metrics_file import write_metrics_file
 from landscape.runs.run import Run
@@ -79,7 +79,7 @@ def import_archive(source: str | Path, directory: str | Path) -> Run:
         analyses = {name: file.array("analyses", name, dtype=np.dtype(np.uint8)) for name in names}
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory}: expected a new or an empty folder for the run in {source}")
-    run = Run.create(directory, parse_experiment(source, experiment))
+    run = Run.create(directory, experiment_in(source, experiment))
     with run.writing():
         for step, name in steps.items():
             contents = read_checkpoint(source, ("checkpoints", name))

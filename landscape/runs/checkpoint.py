@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landscape import running_statistics
 from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
+from landscape.runs.described import execution_in, experiment_in
 from landscape.runs.metric_series import Series
 from landscape.runs.named_vectors import NamedVectors
 from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples, shared_examples
@@ -25,6 +26,7 @@ from landscape.store.tree_codec import Tree
 
 if TYPE_CHECKING:
     from landscape.data import Data
+    from landscape.execution import Execution
     from landscape.experiment import Experiment
     from landscape.objective.model_function import Mode
     from landscape.objective.objective import Objective
@@ -69,7 +71,12 @@ class Checkpoint:
     @cached_property
     def experiment(self) -> Experiment:
         """What the run was asked to do."""
-        return parse_experiment(self.path, str(self._contents.attributes.get("experiment", "")))
+        return experiment_in(self.path, str(self._contents.attributes.get("experiment", "")))
+
+    @cached_property
+    def execution(self) -> Execution:
+        """How that was carried out, since the last time that it was continued."""
+        return execution_in(self.path, self._contents.attributes)
 
     @property
     def theta(self) -> Tensor:
@@ -266,7 +273,7 @@ class Checkpoint:
     def _gathered(self, model: nn.Module, data: Data, device: torch.device) -> running_statistics.Statistics:
         """As the training's evaluation gathers them: over the same batches, through the same autocast."""
         train = data.train.to("cpu", self.experiment.dtype)
-        batches = equal_batches(evaluated_examples(self.experiment.evaluation_examples, len(train)))
+        batches = equal_batches(evaluated_examples(self.execution.evaluation_examples, len(train)))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
             found = running_statistics.gather(model.to(device), (train.inputs[part].to(device) for part in batches))
         model.to("cpu")
@@ -284,13 +291,3 @@ def model_tensors(model: nn.Module) -> dict[str, dict[str, Tensor]]:
         "frozen": {name: p for name, p in parameters.items() if not p.requires_grad},
         "buffers": dict(model.named_buffers()),
     }
-
-
-def parse_experiment(path: Path, text: str) -> Experiment:
-    """The experiment that `text`, found in `path`, describes; RefusedFile where it describes none."""
-    from landscape.experiment import Experiment
-
-    try:
-        return Experiment.from_toml(text)
-    except ValueError as error:
-        raise RefusedFile(path, f"its experiment is not one that this release understands: {error}") from error

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from torch import Tensor, nn
 
-from landscape.runs.checkpoint import Checkpoint, model_tensors, parse_experiment
+from landscape.runs.checkpoint import Checkpoint, model_tensors
 from landscape.runs.checkpoint_file import Attribute, read_segment, write_checkpoint
+from landscape.runs.described import experiment_in
 from landscape.runs.folder import METRICS_FILE, barely_begun, step_of
 from landscape.runs.lock import writing
 from landscape.runs.metric_series import Series, as_dataset, join
@@ -75,10 +76,8 @@ class Run:
         run = cls.open(path)
         run._remove_leftovers()  # a finished run may have some too, and nobody locks it again
         if run.experiment != experiment:
-            raise ValueError(
-                f"{path} holds another experiment ({run.experiment.difference(experiment)}); "
-                "choose another folder, or repeat that experiment"
-            )
+            differs = run.experiment.difference(experiment)
+            raise ValueError(f"{path} holds another experiment ({differs}); choose another folder, or repeat that one")
         return run
 
     @classmethod
@@ -102,14 +101,13 @@ class Run:
     @cached_property
     def experiment(self) -> Experiment:
         """What the run was asked to do."""
-        return parse_experiment(self.path / "experiment.toml", (self.path / "experiment.toml").read_text())
+        return experiment_in(self.path / "experiment.toml", (self.path / "experiment.toml").read_text())
 
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps of the checkpoints there are now, rising."""
-        folder = self.path / "checkpoints"
-        steps = [step_of(file) for file in folder.iterdir()] if folder.is_dir() else []
-        return tuple(sorted(step for step in steps if step is not None))
+        files = (self.path / "checkpoints").glob("*")
+        return tuple(sorted(step for file in files if (step := step_of(file)) is not None))
 
     def checkpoint(self, step: int | str = "last") -> Checkpoint:
         """The checkpoint of a step, the `"first"` or the `"last"`.
@@ -146,8 +144,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the last checkpoint was saved with `last=True`."""
-        return bool(self.steps) and bool(self.checkpoint("last").attributes.get("finished", False))
+        """Whether the last checkpoint was saved with `last=True`, and no further epochs have been asked for since."""
+        last = self.checkpoint("last") if self.steps else None
+        return bool(last and last.attributes.get("finished") and not last.experiment.shortens(self.experiment))
 
     @property
     def metrics(self) -> xr.Dataset:
@@ -203,8 +202,8 @@ class Run:
             yield
 
     def _remove_leftovers(self) -> None:
-        for folder in (self.path, *(self.path / name for name in ("checkpoints", "metrics", "analyses"))):
-            remove_leftovers(folder)
+        for name in ("", "checkpoints", "metrics", "analyses"):
+            remove_leftovers(self.path / name)
 
     @property
     def analysis_files(self) -> tuple[Path, ...]:

@@ -72,7 +72,8 @@ def _problems(run: Run, file: Path, text: str) -> Iterator[str]:
         if checkpoint.step != step or file != run.checkpoint_path(step):
             yield f"expected the checkpoint of step {step}, got that of {checkpoint.step}"
         checkpoint.verify()
-        if checkpoint.attributes.get("experiment") != text and checkpoint.experiment != run.experiment:
+        other = checkpoint.attributes.get("experiment") != text and checkpoint.experiment != run.experiment
+        if other and not checkpoint.experiment.shortens(run.experiment):
             yield "belongs to another experiment than the run"
     elif file.parent.name == "metrics":
         if not METRICS_FILE.fullmatch(file.name):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from landscape.experiment import Experiment
 from landscape.named import Named
+from landscape.training.groups import parameter_groups, require_decay
 from optimizers.ground.signatures import at_least, between, from_up_to
 
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 bases = Named("base optimizer")
 
 
 @bases.register
 def sgd(
-    params: Iterable[nn.Parameter],
+    params: Parameters,
     lr: float,
     momentum: float,
     weight_decay: float,
@@ -46,7 +48,7 @@ def sgd(
 
 @bases.register
 def nag(
-    params: Iterable[nn.Parameter],
+    params: Parameters,
     lr: float,
     momentum: float,
     weight_decay: float,
@@ -72,7 +74,7 @@ def nag(
 
 @bases.register
 def adamw(
-    params: Iterable[nn.Parameter],
+    params: Parameters,
     lr: float,
     weight_decay: float,
     *,
@@ -104,7 +106,7 @@ def adamw(
 def build_base(experiment: Experiment, model: nn.Module) -> torch.optim.Optimizer:
     """The experiment's base optimizer over the parameters that require gradients."""
     given = {
-        "params": [p for p in model.parameters() if p.requires_grad],
+        "params": parameter_groups(experiment, model),
         "lr": experiment.lr,
         "momentum": experiment.momentum,
         "weight_decay": experiment.weight_decay,
@@ -115,4 +117,5 @@ def build_base(experiment: Experiment, model: nn.Module) -> torch.optim.Optimize
     base = bases.create(experiment.base, given, experiment.base_options)
     if not isinstance(base, torch.optim.Optimizer):
         raise ValueError(f"base {experiment.base!r}: expected a torch.optim.Optimizer, got {type(base).__name__}")
+    require_decay(experiment, base)
     return base

@@ -15,6 +15,7 @@ from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.lock import NAME as LOCK
 from landscape.runs.lock import writing
 from landscape.runs.run import Run
+from landscape.training.prolonged import is_prolonged
 
 
 class _Rehearsable(Protocol):
@@ -22,7 +23,7 @@ class _Rehearsable(Protocol):
 
 
 def last_of_its_experiment(run: Run) -> Checkpoint | None:
-    """The last checkpoint, from which training continues; None where there is none.
+    """The last checkpoint, from which training continues, of fewer epochs maybe; None where there is none.
 
     Raises:
         ValueError: It was trained by another experiment than experiment.toml describes; names what differs.
@@ -31,7 +32,7 @@ def last_of_its_experiment(run: Run) -> Checkpoint | None:
     if not run.steps:
         return None
     last = run.checkpoint("last")
-    if last.experiment != run.experiment:
+    if last.experiment != run.experiment and not is_prolonged(last.experiment, run.experiment):
         different = last.experiment.difference(run.experiment, f"in {last.path.name}", "in experiment.toml")
         raise ValueError(
             f"{run.path}: its last checkpoint was trained by another experiment than experiment.toml describes "

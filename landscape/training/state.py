@@ -5,9 +5,7 @@ checkpoint.
 from __future__ import annotations
 
 import itertools
-import math
 import time
-import warnings
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch import Tensor
 
 import optimizers
 from landscape import data, distributed, models, running_statistics
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import EVALUATION, Checkpoint
 from landscape.runs.named_vectors import in_order_of_model, parameter_order
@@ -26,8 +25,9 @@ from landscape.tf32 import tf32_in_use
 from landscape.training import probes
 from landscape.training.autocast import Autocast
 from landscape.training.bases import build_base
+from landscape.training.departures import departed
 from landscape.training.interruption import Interruption
-from landscape.training.methods import described
+from landscape.training.methods import build_method
 from landscape.training.recorder import Recorder
 from landscape.training.schedule import build_schedule
 from landscape.training.storable import require_storable
@@ -46,15 +46,21 @@ class Training:
     """
 
     def __init__(
-        self, experiment: Experiment, device: torch.device | None = None, *, continued: Checkpoint | None = None
+        self,
+        experiment: Experiment,
+        execution: Execution | None = None,
+        device: torch.device | None = None,
+        *,
+        continued: Checkpoint | None = None,
     ) -> None:
         self.experiment = experiment
-        self.device = device or torch.device(experiment.device)
+        self.execution = execution or Execution()
+        self.device = device or torch.device(self.execution.device)
         loaded = data.load(experiment)
         self.flip_rate = loaded.flip_rate
         self.train = loaded.train.to(self.device, experiment.dtype)
         self.test = loaded.test.to(self.device, experiment.dtype)
-        self.evaluated = evaluated_examples(experiment.evaluation_examples, len(self.train)).to(self.device)
+        self.evaluated = evaluated_examples(self.execution.evaluation_examples, len(self.train)).to(self.device)
         self.model = models.build(experiment, loaded).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.network = Autocast(self.model, self.device) if experiment.precision == "bf16" else self.model
@@ -63,27 +69,14 @@ class Training:
         base.register_step_pre_hook(self._before_descent)
         self.steps_per_epoch = -(-len(self.train) // experiment.batch_size)
         self.steps = experiment.epochs * self.steps_per_epoch
-        self.lengths = self._lengths(continued)
-        hyperparameters = experiment.optimizer_options | ({} if experiment.rho is None else {"rho": experiment.rho})
-        self.optimizer = optimizers.create(experiment.optimizer, base, **self.lengths, **hyperparameters)
+        self.optimizer, self.lengths = build_method(experiment, base, self.steps_per_epoch, continued)
         self.schedule = build_schedule(experiment, self.optimizer, self.steps_per_epoch)
         self.recorder = Recorder()
         self.agree_every = 1 if distributed.world_size() == 1 else 16  # steps; to agree on a stop costs a message
         self.step = 0
         self.seconds = 0.0
+        self.departures = ""  # what makes it no longer bit-equal to an uninterrupted training, one line each
         self.statistics: running_statistics.Statistics | None = None  # BatchNorm's, if this step has been evaluated
-
-    def _lengths(self, continued: Checkpoint | None) -> dict[str, int]:
-        """The method's options that the length of the training decides, in steps."""
-        epochs = described(self.experiment.optimizer).lengths
-        asked = {name: epochs[name] for name in epochs if name not in self.experiment.optimizer_options}
-        if continued is not None:  # one of an older release has none, and goes on as it began
-            found = {name: continued.attributes.get(f"optimizer_{name}") for name in asked}
-            return {name: int(steps) for name, steps in found.items() if isinstance(steps, int)}
-        return {
-            name: self.steps if math.isinf(count) else round(count * self.steps_per_epoch)
-            for name, count in asked.items()
-        }
 
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean training loss of the network's outputs, in the precision of the weights."""
@@ -128,14 +121,14 @@ class Training:
         Each process takes its share of them, in micro-batches where asked; the gradients add up to the batch's mean.
         """
         inputs, targets = self.train.inputs[index], self.train.targets[index]
-        if self.experiment.probe_every and self.step % self.experiment.probe_every == 0:
-            radii = self.experiment.probe_rho_sam, self.experiment.probe_rho_msam
+        if self.execution.probe_every and self.step % self.execution.probe_every == 0:
+            radii = self.execution.probe_rho_sam, self.execution.probe_rho_msam
             numbers = probes.probe(
                 self.model, lambda: self.loss_of(self.network(inputs), targets), self.optimizer, *radii
             )
             self.recorder.record(self.step, **numbers)
         whole = optimizers.BatchClosure(self.network, self.loss_of, inputs, targets)
-        size = self.experiment.micro_batch_size or len(index)
+        size = self.execution.micro_batch_size or len(index)
 
         def in_parts() -> Tensor:
             self.optimizer.zero_grad()
@@ -243,6 +236,8 @@ class Training:
             metrics=self.recorder.flush(),
             last=self.step == self.steps and not self.due,
             attributes={
+                "execution": self.execution.to_toml(),
+                **({"departures": self.departures} if self.departures else {}),
                 "device": str(self.device),
                 "processes": distributed.world_size(),
                 "seed": self.experiment.seed,
@@ -259,22 +254,9 @@ class Training:
         self.optimizer.load_state_dict(checkpoint.state("optimizer"))
         self.schedule.load_state_dict(checkpoint.state("scheduler"))
         generators = checkpoint.state("rng")
-        if len(generators) != distributed.world_size():
-            warnings.warn(
-                f"{checkpoint.path.name} was written by {len(generators)} processes and is continued by "
-                f"{distributed.world_size()}: gradients are summed in another order and dropout draws other numbers, "
-                "so the run is no longer bit-equal to an uninterrupted one",
-                stacklevel=2,
-            )
         if distributed.rank() < len(generators):
             set_global_state(generators[distributed.rank()], self.device)
-        before, now = checkpoint.attributes.get("tf32", "convolutions"), tf32_in_use(self.device)  # torch's default
-        if self.device.type == "cuda" and before != now:
-            warnings.warn(
-                f"{checkpoint.path.name} was computed with TF32 in {before} and is continued with TF32 in {now}: the run "
-                "is no longer bit-equal to an uninterrupted one",
-                stacklevel=2,
-            )
+        self.departures = departed(checkpoint, self.execution, self.device, self.model, len(self.evaluated))
         training = checkpoint.state("training")
         self.seconds = training["seconds"]
         self.step = checkpoint.step

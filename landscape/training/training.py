@@ -13,8 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from landscape import distributed, imports
+from landscape.execution import Execution
 from landscape.experiment import Experiment
-from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.retention import Retention
 from landscape.runs.run import Run
 from landscape.seeding import isolated
@@ -22,6 +22,7 @@ from landscape.store.background_writer import BackgroundWriter
 from landscape.tf32 import tf32
 from landscape.training.beginning import given_back, last_of_its_experiment, rehearse
 from landscape.training.interruption import Interrupted, Interruption
+from landscape.training.prolonged import prolong, prolonged
 from landscape.training.state import NonFiniteLoss, Training
 
 __all__ = ["NonFiniteLoss", "Training", "train"]
@@ -30,13 +31,24 @@ EVALUATED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seco
 
 
 def train(
-    experiment: Experiment, directory: str | Path, *, retention: Retention | None = None, progress: bool = True
+    experiment: Experiment,
+    directory: str | Path,
+    *,
+    execution: Execution | None = None,
+    retention: Retention | None = None,
+    progress: bool = True,
 ) -> Run:
     """Run `experiment` in `directory`, or continue it there, and return the finished `Run`.
 
     Cost: `epochs` × (examples / batch_size) steps of the method's gradients; the probes come on top and are not counted
     as the method's. Checkpoints are written at step 0, every `checkpoint_every` epochs and at the end; the training
     waits for a copy in memory, not for the disk. `retention` says which of them stay; all if left out.
+
+    `execution` says how; left out, as the run's last checkpoint was computed, and a new run by `Execution()`. A run may be
+    continued under another one: what is then no longer bit-equal to an uninterrupted run is said in a warning and in the
+    attribute `departures` of its further checkpoints, which also keep the `execution` they were computed under.
+
+    A run that is there may be given more `epochs` where nothing depends on their number (`landscape.training.prolonged`).
 
     Under `torchrun` every process takes its share of each batch and process 0 writes (`landscape.distributed`).
 
@@ -45,32 +57,36 @@ def train(
     the disk is full. So the corrected call can have the same folder.
 
     Raises:
-        ValueError: The folder holds another experiment, or a checkpoint of another than its experiment.toml; a name or
-            option does not exist; or the first steps fail, and how.
+        ValueError: The folder holds another experiment, or a checkpoint of another than its experiment.toml; something
+            depends on the number of epochs, and what; a name or option does not exist; or the first steps fail, and how.
         NonFiniteLoss: The loss became infinite or NaN.
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
     if retention is not None:
         retention.check(EVALUATED)
-    with distributed.process_group(experiment.device) as device, ExitStack() as stack:
+    last, longer = None, False
+    new = not (Path(directory) / "experiment.toml").exists()
+    if not new:
+        longer = prolonged(Run.open(directory), experiment)
+        run = Run.planned(directory, experiment) if longer else Run.create(directory, experiment)
+        last = last_of_its_experiment(run)
+        if run.finished:
+            return run
+    execution = execution or (Execution() if last is None else last.execution)
+    with distributed.process_group(execution.device) as device, ExitStack() as stack:
         first = distributed.rank() == 0
-        last: Checkpoint | None = None
-        new = not (Path(directory) / "experiment.toml").exists()
-        if not new:
-            run = Run.create(directory, experiment)
-            last = last_of_its_experiment(run)
-            if run.finished:
-                return run
         distributed.barrier()  # all have looked before one of them writes
         stack.enter_context(tf32(experiment.precision == "tf32"))
         stream = f"training of process {distributed.rank()}"
         if last is None:
             with isolated(experiment.seed, stream, device):
-                rehearse(lambda: Training(experiment, device), Run.planned(directory, experiment))
+                rehearse(lambda: Training(experiment, execution, device), Run.planned(directory, experiment))
         stack.enter_context(isolated(experiment.seed, stream, device))
-        training = Training(experiment, device, continued=last)
+        training = Training(experiment, execution, device, continued=last)
         if first:
             imports.remember(experiment.code)
+            if longer:
+                prolong(run, experiment)
             run = Run.create(directory, experiment)
             if new:
                 stack.enter_context(given_back(run, unless=lambda error: _worth_keeping(training, error)))
@@ -105,7 +121,7 @@ def _continue(
     if run.steps:
         training.restore(run.checkpoint("last"))
         saved = training.step, training.due
-    every = training.experiment.checkpoint_every * training.steps_per_epoch
+    every = training.execution.checkpoint_every * training.steps_per_epoch
     with tqdm(
         total=training.steps, initial=training.step, desc=run.path.name, unit="step", delay=2, disable=not progress
     ) as bar:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 
 from optimizers.core.axes import Policy
 from optimizers.core.draws import peeked
 from optimizers.core.step import Step
+from optimizers.ground.signatures import Seed, Steps, at_least, between
 
 
 class EveryK(Policy):
@@ -16,7 +18,7 @@ class EveryK(Policy):
 
     counters = ("steps",)
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: Annotated[int, at_least(1)]) -> None:
         if k < 1:
             raise ValueError(f"expected k ≥ 1, got {k}")
         self.k = k
@@ -33,7 +35,12 @@ class Between(Policy):
 
     counters = ("steps",)
 
-    def __init__(self, *, start: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        start: Annotated[int, at_least(0), Steps()] = 0,
+        stop: Annotated[int, at_least(1), Steps()] | None = None,
+    ) -> None:
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"expected 0 ≤ start < stop, got start={start}, stop={stop}")
         self.start = start
@@ -51,7 +58,7 @@ class Bernoulli(Policy):
 
     counters = ("steps", "rng")
 
-    def __init__(self, p: float | Callable[[int], float], *, seed: int = 0) -> None:
+    def __init__(self, p: Annotated[float, between(0, 1)] | Callable[[int], float], *, seed: Seed = 0) -> None:
         if not callable(p) and not 0 <= p <= 1:
             raise ValueError(f"expected p in [0, 1], got {p}")
         self.p = p

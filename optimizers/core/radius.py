@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
 
 from optimizers.core.passes import Whole
@@ -31,7 +32,15 @@ def check_radius(optimizer: Bounded) -> None:
             )
 
 
-class FollowLearningRate:
+class RhoSchedule(ABC):
+    """A radius that changes during training, as a function of a parameter group."""
+
+    @abstractmethod
+    def __call__(self, group: dict[str, Any]) -> float:
+        """The radius of a parameter group now."""
+
+
+class FollowLearningRate(RhoSchedule):
     """ρ = ρ_min + (ρ_max − ρ_min)(η − η_min)/(η_max − η_min): a radius tied to the learning rate η of its group.
 
     η_max is the group's `initial_lr` (set by torch's schedulers), else its first learning rate seen. Meant for SAM-like

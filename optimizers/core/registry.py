@@ -166,20 +166,25 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_METHODS))
 
 
-def create(name: str, base: Optimizer, **hyperparameters: Any) -> SharpnessAware:
+def hyperparameters(name: str) -> dict[str, inspect.Parameter]:
+    """The hyperparameters of the method called `name`, those common to all included."""
+    known = options_of(_found(name)[0])
+    known.pop("base", None)
+    return known
+
+
+def create(name: str, base: Optimizer, **options: Any) -> SharpnessAware:
     """The method called `name` over `base`; an unknown name or option answers with those that exist.
 
     `package.module:Class` is anybody's, a subclass of `SharpnessAware`: its module is imported, which runs its code.
     """
-    method, _ = _found(name)
-    known = options_of(method)
-    known.pop("base", None)
-    unknown = sorted(set(hyperparameters) - set(known))
+    known = hyperparameters(name)
+    unknown = sorted(set(options) - set(known))
     if unknown:
         expected = f"{', '.join(known) or 'none'}{close_matches(unknown, known)}"
         raise TypeError(f"{name}: unknown hyperparameter {', '.join(unknown)}; expected among: {expected}")
-    check_values(name, known, hyperparameters)
-    return method(base, **hyperparameters)
+    check_values(name, known, options)
+    return _found(name)[0](base, **options)
 
 
 def describe(name: str) -> OptimizerInfo:

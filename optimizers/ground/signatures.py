@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
+Mark = TypeVar("Mark")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ def between(low: float, high: float) -> Range:
 def from_up_to(low: float, high: float) -> Range:
     """low ≤ x < high."""
     return Range(low, high, open_high=True)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A mark: the number counts steps of a training, so that it may be said in epochs too.
+
+    `epochs`: as many epochs' steps it is where nobody says it and the length of the training is known; infinity is all.
+    """
+
+    epochs: float | None = None
 
 
 not_empty = Length(1)
@@ -215,6 +226,13 @@ def fits(hint: Any, value: Any) -> bool:
     return True
 
 
+def mark_of(kind: type[Mark], hint: Any) -> Mark | None:
+    """The mark of this kind that the annotation carries, if any."""
+    own = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, kind)]
+    inner = [mark_of(kind, argument) for argument in get_args(hint)] if get_origin(hint) is not Literal else []
+    return next((mark for mark in [*own, *inner] if mark is not None), None)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
@@ -248,7 +266,7 @@ def in_words(hint: Any) -> str:
     """The annotation as a sentence has it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        limits = [str(limit) for limit in hint.__metadata__ if limit != unbounded]
+        limits = [str(limit) for limit in hint.__metadata__ if isinstance(limit, Range | Length) and limit != unbounded]
         return " ".join([in_words(arguments[0]), *limits])
     if origin in (Union, types.UnionType):
         return " or ".join("none" if argument is type(None) else in_words(argument) for argument in arguments)

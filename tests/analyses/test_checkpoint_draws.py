@@ -15,6 +15,7 @@ import analyses
 from analyses import saved
 from analyses.draws import seed_at
 from analyses.registry import Analysis
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.objective.objective import Objective
 from landscape.runs.run import Run
@@ -25,8 +26,8 @@ EXPERIMENT = Experiment(
     model_options={"widths": [6], "batch_norm": True},
     batch_size=32,
     epochs=1,
-    checkpoint_every=1,
 )
+EACH = Execution(checkpoint_every=1)
 QUICK: dict[str, dict[str, Any]] = {
     "diagonal": {"max_products": 2},
     "directional_sharpness": {"radii": [0.5], "samples": 2},
@@ -46,7 +47,8 @@ QUICK: dict[str, dict[str, Any]] = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
     folder = tmp_path_factory.mktemp("runs")
     return {
-        seed: train(dataclasses.replace(EXPERIMENT, seed=seed), folder / str(seed), progress=False) for seed in (0, 1)
+        seed: train(dataclasses.replace(EXPERIMENT, seed=seed), folder / str(seed), execution=EACH, progress=False)
+        for seed in (0, 1)
     }
 
 
@@ -219,19 +221,19 @@ def test_the_key_of_a_saved_answer_holds_every_option_and_the_contents(
 
 def test_weights_replaced_in_the_same_file_are_asked_anew(tmp_path: Path) -> None:
     """Train again, with another learning rate, in a folder whose answers were kept."""
-    first = train(EXPERIMENT, tmp_path / "run", progress=False)
+    first = train(EXPERIMENT, tmp_path / "run", execution=EACH, progress=False)
     before = saved.analyze(first, "top_eigenvalues", k=1)
     kept = tmp_path / "run" / "analyses"
     kept.rename(tmp_path / "kept")
     for file in sorted((tmp_path / "run").rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
     (tmp_path / "run").rmdir()
-    second = train(EXPERIMENT.replace(lr=0.5), tmp_path / "run", progress=False)
+    second = train(EXPERIMENT.replace(lr=0.5), tmp_path / "run", execution=EACH, progress=False)
     (tmp_path / "kept").rename(kept)
     after = saved.analyze(second, "top_eigenvalues", k=1)
     assert float(after.eigenvalue[0]) != float(before.eigenvalue[0])
     expected = analyses.top_eigenvalues(second.checkpoint(), k=1)
     assert float(after.eigenvalue[0]) == float(expected.eigenvalue[0])
-    again = train(EXPERIMENT.replace(lr=0.5), tmp_path / "elsewhere", progress=False)
+    again = train(EXPERIMENT.replace(lr=0.5), tmp_path / "elsewhere", execution=EACH, progress=False)
     asked: dict[str, Any] = {"split": "train", "examples": None, "dtype": None, "options": {"k": 1}}
     assert saved.analysis_path(again, "top_eigenvalues", 5, **asked).name == Path(after.attrs["path"]).name

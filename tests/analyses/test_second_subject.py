@@ -11,20 +11,23 @@ import xarray as xr
 from analyses import registry, saved
 from analyses.registry import Analysis, analysis
 from landscape.__main__ import main
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.objective.objective import Objective
 from landscape.runs.run import Checkpoint, Run
 from landscape.training.training import train
 
-EXPERIMENT = Experiment(
-    data_options={"train_examples": 32}, model_options={"widths": [3]}, batch_size=16, epochs=1, checkpoint_every=1
-)
+EXPERIMENT = Experiment(data_options={"train_examples": 32}, model_options={"widths": [3]}, batch_size=16, epochs=1)
+EACH = Execution(checkpoint_every=1)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     folder = tmp_path_factory.mktemp("runs")
-    return [train(EXPERIMENT.replace(seed=seed), folder / name, progress=False) for seed, name in enumerate("ab")]
+    return [
+        train(EXPERIMENT.replace(seed=seed), folder / name, execution=EACH, progress=False)
+        for seed, name in enumerate("ab")
+    ]
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import analyses
 from landscape import data, models
 from landscape.data import Data, Split
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.objective.objective import Objective
 from landscape.running_statistics import gather
@@ -163,7 +164,7 @@ def test_every_generator_is_where_it_was(call: str, checkpoint: Checkpoint, acce
 @pytest.mark.parametrize("optimizer", ["sam", "random"])  # the second draws directions
 def test_training_leaves_every_generator(tmp_path: Path, accelerators: list[Accelerator], optimizer: str) -> None:
     before = fingerprint(accelerators)
-    train(SMALL.replace(optimizer=optimizer, probe_every=1), tmp_path / "run", progress=False)
+    train(SMALL.replace(optimizer=optimizer), tmp_path / "run", execution=Execution(probe_every=1), progress=False)
     with pytest.raises(ValueError, match="first steps"):
         train(SMALL.replace(base="torch.optim:LBFGS"), tmp_path / "wrong", progress=False)
     assert fingerprint(accelerators) == before

@@ -6,6 +6,7 @@ import pytest
 
 import analyses
 from landscape.__main__ import COMMANDS, main
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
 
@@ -20,11 +21,13 @@ def test_every_command_has_complete_help(command: str, capsys: pytest.CaptureFix
     assert f"landscape {command}" in capsys.readouterr().out
 
 
-def test_the_options_of_train_are_the_fields_of_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_options_of_train_are_the_fields_of_an_experiment_and_an_execution(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    for name in Experiment.__dataclass_fields__:
+    for name in (*Experiment.names(), *Execution.names()):
         assert f"--{name}" in text
 
 

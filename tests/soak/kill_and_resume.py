@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from landscape.__main__ import main as landscape
+from landscape.execution import Execution
 from landscape.experiment import Experiment
+from landscape.recipe import Recipe
 from landscape.runs.checkpoint_file import read_checkpoint
 from landscape.runs.run import Run
 from landscape.training.training import train  # noqa: F401  (imported before the forks)
@@ -42,8 +44,6 @@ def experiment(kills, optimizer):
         label_noise=0.4,
         batch_size=32,
         epochs=CHECKPOINTS_PER_KILL * kills + 4,
-        checkpoint_every=1,
-        probe_every=3,
     )
 
 
@@ -90,7 +90,7 @@ def soak(kills, optimizer, seed, directory):
     moments = random.Random(seed)
     chosen = experiment(kills, optimizer)
     recipe = directory / "experiment.toml"
-    recipe.write_text(chosen.to_toml())
+    recipe.write_text(Recipe(chosen, Execution(checkpoint_every=1, probe_every=3)).to_toml())
     folder = directory / "disturbed"
     known = {}
     killed = half_written = 0

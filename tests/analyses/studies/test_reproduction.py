@@ -132,10 +132,10 @@ def test_an_interrupted_study_goes_on(study: Study, results: Results, tmp_path: 
     from landscape.training.interruption import Interruption
 
     method, seed, folder = next(study.runs(tmp_path))
-    experiment = study.experiment_of(method, seed)
+    experiment, execution = study.recipe_of(method, seed)
     run = Run.create(folder, experiment)
     with run.writing(), isolated(experiment.seed, "training"), Interruption() as interruption:
-        training = Training(experiment)
+        training = Training(experiment, execution)
         training.evaluate()
         run.write(training.contents(run))
         training.run_epoch(interruption)

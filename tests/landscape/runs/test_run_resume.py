@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import optimizers
+from landscape.execution import Execution
 from landscape.experiment import Experiment
+from landscape.recipe import Recipe
 from landscape.runs.run import Run
 from landscape.training.training import train
 
@@ -19,8 +21,8 @@ EXPERIMENT = Experiment(
     label_noise=0.4,
     batch_size=20,
     epochs=4,
-    checkpoint_every=1,
 )
+EACH = Execution(checkpoint_every=1)
 
 
 def same(whole, resumed):
@@ -35,13 +37,13 @@ def same(whole, resumed):
 @pytest.mark.parametrize("base", [{"base": "nag"}, {"base": "adamw", "lr": 1e-3}], ids=["nag", "adamw"])
 @pytest.mark.parametrize("optimizer", optimizers.available())
 def test_every_optimizer_resumes_bit_for_bit(tmp_path, optimizer, base):
-    whole = train(EXPERIMENT.replace(optimizer=optimizer, **base), tmp_path / "whole", progress=False)
+    whole = train(EXPERIMENT.replace(optimizer=optimizer, **base), tmp_path / "whole", execution=EACH, progress=False)
     shutil.copytree(whole.path, tmp_path / "cut")
     cut = Run.open(tmp_path / "cut")
     for step in cut.steps[2:]:
         cut.checkpoint_path(step).unlink()
     assert not cut.finished
-    same(whole, train(whole.experiment, cut.path, progress=False))
+    same(whole, train(whole.experiment, cut.path, execution=EACH, progress=False))
 
 
 FULL_DISK = """
@@ -56,10 +58,10 @@ sys.exit(main(["train", sys.argv[2], "-c", sys.argv[3]]))
 @pytest.mark.processes
 def test_training_on_a_full_disk_says_so_and_continues_when_there_is_room(tmp_path):
     experiment = EXPERIMENT.replace(optimizer="msam")
-    whole = train(experiment, tmp_path / "whole", progress=False)
+    whole = train(experiment, tmp_path / "whole", execution=EACH, progress=False)
     sizes = [whole.checkpoint_path(step).stat().st_size for step in whole.steps]
     assert sizes[0] < sizes[1]  # the first has no state of the optimizer and no metrics
-    (tmp_path / "recipe.toml").write_text(experiment.to_toml())
+    (tmp_path / "recipe.toml").write_text(Recipe(experiment, EACH).to_toml())
     command = [sys.executable, "-c", FULL_DISK, str((sizes[0] + sizes[1]) // 2)]
     command += [str(tmp_path / "cut"), str(tmp_path / "recipe.toml")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -68,4 +70,4 @@ def test_training_on_a_full_disk_says_so_and_continues_when_there_is_room(tmp_pa
     assert "File too large" in ran.stderr
     cut = Run.open(tmp_path / "cut")
     assert cut.steps == (0,)
-    same(whole, train(experiment, cut.path, progress=False))
+    same(whole, train(experiment, cut.path, execution=EACH, progress=False))

@@ -7,18 +7,21 @@ from typing import Any
 import pytest
 
 from analyses.saved import analyze
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
 from landscape.training.training import train
 
-TRAINED = Experiment(
-    data_options={"train_examples": 60}, model_options={"widths": [4]}, epochs=2, batch_size=30, checkpoint_every=1
-)
+TRAINED = Experiment(data_options={"train_examples": 60}, model_options={"widths": [4]}, epochs=2, batch_size=30)
+EACH = Execution(checkpoint_every=1)
 EDITS: dict[str, Any] = {
     "lr": 0.05,
     "rho": 0.2,
     "optimizer": "asam",
     "optimizer_options": {"batch_norm": "normal"},
+    "policy": {"name": "every_k", "k": 2},
+    "metric": {"name": "per_tensor"},
+    "no_decay": ["bias"],
     "base": "nag",
     "momentum": 0.5,
     "weight_decay": 0.0,
@@ -36,7 +39,7 @@ EDITS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(TRAINED, tmp_path_factory.mktemp("runs") / "run", progress=False).path
+    return train(TRAINED, tmp_path_factory.mktemp("runs") / "run", execution=EACH, progress=False).path
 
 
 def edited(run: Path, folder: Path, experiment: Experiment, *, dropped: bool) -> Path:
@@ -59,14 +62,14 @@ def test_training_refuses_an_edited_experiment_and_names_the_field(
     folder = edited(trained, tmp_path / "run", claimed, dropped=dropped)
     files = {file: file.read_bytes() for file in folder.rglob("*.h5")}
     with pytest.raises(ValueError, match=rf"another experiment than experiment\.toml .*\b{field} = .* in step-0000"):
-        train(claimed, folder, progress=False)
+        train(claimed, folder, execution=EACH, progress=False)
     assert {file: file.read_bytes() for file in folder.rglob("*.h5")} == files
 
 
 def test_after_the_edit_is_undone_it_continues(tmp_path: Path, trained: Path) -> None:
     folder = edited(trained, tmp_path / "run", TRAINED.replace(lr=0.05), dropped=True)
     (folder / "experiment.toml").write_text("# of last week\n" + TRAINED.to_toml())
-    assert train(TRAINED, folder, progress=False).finished
+    assert train(TRAINED, folder, execution=EACH, progress=False).finished
 
 
 def test_an_analysis_is_of_the_experiment_in_the_checkpoint_and_says_so(tmp_path: Path, trained: Path) -> None:

@@ -10,19 +10,22 @@ import torch
 import xarray as xr
 
 from analyses.saved import analyze, read
+from landscape.execution import Execution
 from landscape.experiment import Experiment
+from landscape.recipe import Recipe
 from landscape.runs.run import Run
 from landscape.training.training import train
 
 EXPERIMENT = Experiment(
-    data_options={"train_examples": 150}, model_options={"widths": [12]}, batch_size=64, epochs=3, checkpoint_every=1,
-    optimizer="sam", rho=0.1, precision="float64", probe_every=4,
+    data_options={"train_examples": 150}, model_options={"widths": [12]}, batch_size=64, epochs=3,
+    optimizer="sam", rho=0.1, precision="float64",
 )  # fmt: skip
+EACH = Execution(checkpoint_every=1, probe_every=4)
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from landscape.experiment import Experiment
+from landscape import recipe
 from landscape.training.training import Training, train
 cut = int(sys.argv[3])
 take = Training.take_step
@@ -32,14 +35,15 @@ def step(self, index):
     take(self, index)
 if cut:
     Training.take_step = step
-train(Experiment.from_toml(Path(sys.argv[1]).read_text()), sys.argv[2], progress=False)
+experiment, execution = recipe.loads(Path(sys.argv[1]).read_text())
+train(experiment, sys.argv[2], execution=execution, progress=False)
 """
 
 
 def torchrun(experiment: Experiment, directory: Path, *, processes: int = 2, cut: int = 0) -> int:
     folder = directory.parent
     (folder / "script.py").write_text(SCRIPT)
-    (folder / "asked.toml").write_text(experiment.to_toml())
+    (folder / "asked.toml").write_text(Recipe(experiment, EACH).to_toml())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
         [*command, str(folder / "script.py"), str(folder / "asked.toml"), str(directory), str(cut)],
@@ -57,7 +61,7 @@ def torchrun(experiment: Experiment, directory: Path, *, processes: int = 2, cut
 def test_two_processes_compute_what_one_computes(tmp_path: Path) -> None:
     """Batches of 64, 64 and 22, so that shares are uneven against the whole in nothing but their order of summation."""
     torchrun(EXPERIMENT, tmp_path / "two")
-    one, two = train(EXPERIMENT, tmp_path / "one", progress=False), Run.open(tmp_path / "two")
+    one, two = train(EXPERIMENT, tmp_path / "one", execution=EACH, progress=False), Run.open(tmp_path / "two")
     a, b = one.checkpoint("last"), two.checkpoint("last")
     torch.testing.assert_close(a.theta, b.theta, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(a.momentum, b.momentum, rtol=1e-10, atol=1e-12)
@@ -87,7 +91,7 @@ def test_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
 def test_another_number_of_processes_says_what_is_lost(tmp_path: Path) -> None:
     assert torchrun(EXPERIMENT, tmp_path / "run", cut=5) != 0
     with pytest.warns(UserWarning, match="written by 2 processes and is continued by 1.*no longer bit-equal"):
-        run = train(EXPERIMENT, tmp_path / "run", progress=False)
+        run = train(EXPERIMENT, tmp_path / "run", execution=EACH, progress=False)
     assert run.finished
 
 
@@ -96,7 +100,7 @@ def test_another_number_of_processes_says_what_is_lost(tmp_path: Path) -> None:
 def test_analyses_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     """Each on its share of the examples; the same products, the same numbers to rounding, one file."""
 
-    train(EXPERIMENT, tmp_path / "run", progress=False)
+    train(EXPERIMENT, tmp_path / "run", execution=EACH, progress=False)
     asked = {"top_eigenvalues": ["--k", "2"], "trace": ["--max_products", "20"], "psf": ["--batches", "2"]}
     expected = {
         "top_eigenvalues": analyze(tmp_path / "run", "top_eigenvalues", k=2),

@@ -15,6 +15,7 @@ from torch import nn
 
 from landscape import models
 from landscape.data import Data, Split
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.exchange import export_weights, import_weights
@@ -24,8 +25,9 @@ from landscape.training.training import Training, train
 
 SMALL = Experiment(
     data_options={"train_examples": 150}, model_options={"widths": [12], "batch_norm": True}, batch_size=50, epochs=3,
-    checkpoint_every=1, optimizer="msam",
+    optimizer="msam",
 )  # fmt: skip
+EACH = Execution(checkpoint_every=1)
 CONVNET = SMALL.replace(model="convnet", model_options={}, epochs=2)
 
 
@@ -81,26 +83,27 @@ def perceptron(classes: int) -> nn.Module:
 
 LARGE = SMALL.replace(
     data=f"{__name__}:fifty_thousandths", data_options={}, model=f"{__name__}:perceptron", model_options={},
-    batch_size=100, evaluation_examples=100,
+    batch_size=100,
 )  # fmt: skip
+PART = EACH.replace(evaluation_examples=100)
 
 
 @pytest.mark.parametrize(
-    ("experiment", "passes"),
+    ("experiment", "execution", "passes"),
     [
-        (SMALL.replace(epochs=20, data_options={}, batch_size=500, checkpoint_every=7), 2.0),
-        (LARGE, 0.4),
-        (LARGE.replace(evaluation_examples=500), 2.0),
-        (LARGE.replace(evaluation_examples=10_000), 2.0),
-        (SMALL.replace(model_options={"widths": [12]}), 1.0),
+        (SMALL.replace(epochs=20, data_options={}, batch_size=500), Execution(checkpoint_every=7), 2.0),
+        (LARGE, PART, 0.4),
+        (LARGE, EACH.replace(evaluation_examples=500), 2.0),
+        (LARGE, EACH.replace(evaluation_examples=10_000), 2.0),
+        (SMALL.replace(model_options={"widths": [12]}), EACH, 1.0),
     ],
     ids=["the digits", "as 50,000 images", "exactly all", "more than all", "without BatchNorm"],
 )
 def test_an_epoch_costs_so_many_passes_of_the_training_data(
-    tmp_path: Path, counter: Counter, experiment: Experiment, passes: float
+    tmp_path: Path, counter: Counter, experiment: Experiment, execution: Execution, passes: float
 ) -> None:
     """Whatever the cadence of checkpoints; and once more before the first step: 2.1 of the digits in 20 epochs."""
-    run = train(experiment.replace(optimizer="plain"), tmp_path, progress=False)
+    run = train(experiment.replace(optimizer="plain"), tmp_path, execution=execution, progress=False)
     data = run.checkpoint("last").data()
     evaluations = experiment.epochs + 1
     outside = counter.outside - evaluations * len(data.test)
@@ -115,13 +118,14 @@ EVALUATED = {"mlp": SMALL, "convnet": CONVNET, "a part": LARGE, "float64": SMALL
 @pytest.mark.parametrize("experiment", EVALUATED.values(), ids=EVALUATED)
 def test_the_evaluation_in_training_is_that_of_the_checkpoint(tmp_path: Path, experiment: Experiment) -> None:
     """At every step, from stored statistics and from those gathered when asked."""
-    run = train(experiment, tmp_path / "run", progress=False)
+    execution = PART if experiment is LARGE else EACH
+    run = train(experiment, tmp_path / "run", execution=execution, progress=False)
     series = run.all_series()
     for step in run.steps:
         stored = run.checkpoint(step)
         gathered = without_statistics(run, step)
         for checkpoint in (stored, gathered):
-            for split, examples in (("train", min(experiment.evaluation_examples, 150)), ("test", None)):
+            for split, examples in (("train", min(execution.evaluation_examples, 150)), ("test", None)):
                 steps, values = series[f"{split}_loss"]
                 expected = float(checkpoint.objective(split, examples=examples)())
                 assert values[list(steps).index(step)] == pytest.approx(expected, rel=1e-6)
@@ -132,7 +136,7 @@ def test_the_evaluation_in_training_is_that_of_the_checkpoint(tmp_path: Path, ex
 
 def without_statistics(run: Run, step: int) -> Checkpoint:
     """As a run leaves it that is interrupted there."""
-    training = Training(run.experiment)
+    training = Training(run.experiment, run.checkpoint(step).execution)
     training.restore(run.checkpoint(step))
     training.statistics = None
     return Run.create(run.path.parent / f"{run.path.name}-without", run.experiment).write(training.contents(run))
@@ -192,8 +196,8 @@ def test_after_a_signal_in_a_step_nothing_is_passed_forward(
     tmp_path: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch, last: int, cadence: int
 ) -> None:
     """And what the evaluation would have said, a continued run says to the bit, to open readers too."""
-    experiment = SMALL.replace(checkpoint_every=cadence)
-    whole = train(experiment, tmp_path / "whole", progress=False)
+    experiment, execution = SMALL, Execution(checkpoint_every=cadence)
+    whole = train(experiment, tmp_path / "whole", execution=execution, progress=False)
     take, passed = Training.take_step, -1
 
     def step(training: Training, index: torch.Tensor) -> None:
@@ -206,17 +210,17 @@ def test_after_a_signal_in_a_step_nothing_is_passed_forward(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "take_step", step)
         with pytest.raises(Interrupted, match="the same command continues"):
-            train(experiment, tmp_path / "cut", progress=False)
+            train(experiment, tmp_path / "cut", execution=execution, progress=False)
     assert counter.all == passed
     cut = Run.open(tmp_path / "cut")
     assert cut.steps[-1] == last
     assert not cut.finished
     assert cut.checkpoint().statistics is None
     assert cut.metrics["test_loss"].size == 1 + (last - 1) // 3
-    continued = train(experiment, tmp_path / "cut", progress=False)
+    continued = train(experiment, tmp_path / "cut", execution=execution, progress=False)
     equal(whole, continued)
     equal(whole, cut)
-    assert train(experiment, tmp_path / "cut", progress=False).finished
+    assert train(experiment, tmp_path / "cut", execution=EACH, progress=False).finished
 
 
 @pytest.mark.parametrize("during", [0, 3, 9])
@@ -225,7 +229,7 @@ def test_a_signal_in_an_evaluation_ends_it(
     tmp_path: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch, during: int, model: dict[str, Any]
 ) -> None:
     experiment = SMALL.replace(model_options=model)
-    whole = train(experiment, tmp_path / "whole", progress=False)
+    whole = train(experiment, tmp_path / "whole", execution=EACH, progress=False)
     evaluate, passed = Training.evaluate, -1
 
     def evaluated(training: Training, *arguments: Any) -> None:
@@ -238,10 +242,10 @@ def test_a_signal_in_an_evaluation_ends_it(
     with monkeypatch.context() as patch:
         patch.setattr(Training, "evaluate", evaluated)
         with pytest.raises(Interrupted, match="the same command continues"):
-            train(experiment, tmp_path / "cut", progress=False)
+            train(experiment, tmp_path / "cut", execution=EACH, progress=False)
     assert counter.all == passed
     assert Run.open(tmp_path / "cut").steps[-1] == during
-    equal(whole, train(experiment, tmp_path / "cut", progress=False))
+    equal(whole, train(experiment, tmp_path / "cut", execution=EACH, progress=False))
 
 
 # files
@@ -249,7 +253,7 @@ def test_a_signal_in_an_evaluation_ends_it(
 
 def test_a_file_without_statistics_means_what_version_1_meant(tmp_path: Path) -> None:
     """Its buffers are to be evaluated with as they are; exported and imported weights are of that kind too."""
-    run = train(SMALL, tmp_path / "run", progress=False)
+    run = train(SMALL, tmp_path / "run", execution=EACH, progress=False)
     checkpoint = run.checkpoint()
     contents = Training(SMALL)
     contents.restore(checkpoint)
@@ -270,14 +274,14 @@ def imported(checkpoint: Checkpoint, folder: Path) -> nn.Module:
 
 
 def test_an_older_release_refuses_what_it_would_misunderstand(tmp_path: Path) -> None:
-    run = train(SMALL, tmp_path, progress=False)
+    run = train(SMALL, tmp_path, execution=EACH, progress=False)
     with h5py.File(run.checkpoint_path(9)) as file:
         assert file.attrs["format_version"] == 2
         assert set(file["evaluation/statistics"]) == {"2.running_mean", "2.running_var"}
 
 
 def test_metrics_say_over_how_many_examples_they_are(tmp_path: Path) -> None:
-    run = train(SMALL.replace(evaluation_examples=100), tmp_path, progress=False)
+    run = train(SMALL, tmp_path, execution=PART, progress=False)
     assert run.metrics.train_loss.attrs == {"examples": 100}
     assert run.metrics.train_accuracy.attrs == {"examples": 100}
     assert run.metrics.test_loss.attrs == {}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from landscape.__main__ import main
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.lock import RunInUse
 from landscape.runs.run import Run
@@ -54,7 +55,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "23-digit seed": {"seed": 10**22},
     "23-digit seed of a method": {"optimizer": "vsam", "optimizer_options": {"seed": 10**22}},
     "a batch of one under BatchNorm": {"batch_size": 7, "model_options": {"widths": [4], "batch_norm": True}},
-    "the batch in parts": {"optimizer": "esam", "micro_batch_size": 5},
+    "the batch in parts": {"optimizer": "esam", "execution": Execution(micro_batch_size=5)},
     "None in an option": {"model_options": {"widths": [4], "dropout": None}},
     "a model that fails": {"model": f"{__name__}:Unfinished", "model_options": {}},
     "a state that cannot be stored": {"base": f"{__name__}:Unstorable"},
@@ -64,8 +65,10 @@ WRONG: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_option_leaves_no_folder_and_the_corrected_call_works(tmp_path: Path, case: str) -> None:
     folder = tmp_path / "run"
+    wrong = dict(WRONG[case])
+    execution = wrong.pop("execution", None)
     with pytest.raises(ValueError, match=r"\w{3}") as refusal:
-        train(RIGHT.replace(**WRONG[case]), folder, progress=False)
+        train(RIGHT.replace(**wrong), folder, execution=execution, progress=False)
     assert not folder.exists(), refusal.value
     assert train(RIGHT, folder, progress=False).finished
 
@@ -96,10 +99,11 @@ def test_the_rehearsal_leaves_no_trace_in_the_run(
 ) -> None:
     """The same bits with and without it, dropout and BatchNorm included."""
     model = {"widths": [4], "batch_norm": True, "dropout": 0.2}
-    experiment = RIGHT.replace(optimizer=optimizer, model_options=model, probe_every=2)
-    rehearsed = train(experiment, tmp_path / "rehearsed", progress=False)
+    experiment = RIGHT.replace(optimizer=optimizer, model_options=model)
+    execution = Execution(probe_every=2)
+    rehearsed = train(experiment, tmp_path / "rehearsed", execution=execution, progress=False)
     monkeypatch.setattr("landscape.training.training.rehearse", lambda make, run: None)
-    straight = train(experiment, tmp_path / "straight", progress=False)
+    straight = train(experiment, tmp_path / "straight", execution=execution, progress=False)
     a, b = rehearsed.checkpoint("last"), straight.checkpoint("last")
     assert torch.equal(a.theta, b.theta)
     assert all(torch.equal(tensor, b.buffers[name]) for name, tensor in a.buffers.items())
@@ -129,7 +133,7 @@ def test_a_run_that_fails_later_gives_its_folder_back(
 
 def test_a_run_with_a_checkpoint_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take = Training.take_step
-    experiment = RIGHT.replace(epochs=3, checkpoint_every=1)
+    experiment = RIGHT.replace(epochs=3)
 
     def fail(self: Training, index: torch.Tensor) -> None:
         if self.step == 4:
@@ -139,7 +143,7 @@ def test_a_run_with_a_checkpoint_keeps_its_folder(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(Training, "take_step", fail)
         with pytest.raises(RuntimeError, match="no kernel image"):
-            train(experiment, tmp_path, progress=False)
+            train(experiment, tmp_path, execution=Execution(checkpoint_every=1), progress=False)
     assert Run.open(tmp_path).steps == (0, 3)
     assert train(experiment, tmp_path, progress=False).finished
 

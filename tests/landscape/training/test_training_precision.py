@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import optimizers
+from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
 from landscape.tf32 import tf32, tf32_in_use
@@ -24,7 +25,7 @@ SMALL = Experiment(
 
 def test_every_number_of_a_float64_run_is_float64(tmp_path: Path) -> None:
     """No recorded number fits into float32, but those that are whole, and the losses are those of a float64 objective."""
-    run = train(SMALL.replace(precision="float64", probe_every=1), tmp_path, progress=False)
+    run = train(SMALL.replace(precision="float64"), tmp_path, execution=Execution(probe_every=1), progress=False)
     metrics = run.metrics
     names = ["loss", "train_loss", "test_loss", "gradient_norm", "l2_psf", "psf_ratio", "momentum_ascent"]
     for name in names:
