@@ -52,7 +52,7 @@ class Attentive(nn.Module):
             {"norm.weight", "norm.class_token", "attention.in_proj_bias", "attention.out_proj.bias"},
         ),
     ],
-    ids=str,
+    ids=["norm", "bias", "both"],
 )
 def test_a_rule_goes_by_the_type_of_the_layer_or_by_the_name(rules: list[str], exempt: set[str]) -> None:
     model = Attentive()
