@@ -33,6 +33,9 @@ class Experiment:
         label_noise: Fraction of the training labels redrawn uniformly over all classes (symmetric noise). The effective
             flip rate is smaller, (1 − 1/classes) of it on average; the run's files report the exact one.
         data_options: Further keyword arguments of the data set.
+        augment: Augmentations of training's batches in their order, each a table with its name (`landscape list
+            augmentations`, or `package.module:Class`) and its options: `[{name = "crop", padding = 4}, {name = "flip"}]`.
+            Evaluations and checkpoints' objectives have the examples as they are.
         model: A registered model (`landscape list models`) or `package.module:factory`.
         model_options: Keyword arguments of the model's factory.
         optimizer: A method (`landscape list optimizers`) or `package.module:Class`.
@@ -65,11 +68,15 @@ class Experiment:
         probe_rho_msam: Radius of the probes' momentum perturbation.
         seed: Of every random number in the run.
         device: Where to train: `cpu`, `cuda`, `cuda:1`, `mps`.
+        workers: Processes that read ahead what is not resident; 0 reads in between. The numbers are the same to the bit.
+        resident: Whether tensors lie on the device: `auto` where they take at most half of its free memory, `yes` (which
+            fetches a map-style data set once, under fixed random numbers), or `no` to have batches read from the host.
     """
 
     data: str = "digits"
     label_noise: float = 0.0
     data_options: dict[str, Any] = field(default_factory=dict)
+    augment: list[dict[str, Any]] = field(default_factory=list)
 
     model: str = "mlp"
     model_options: dict[str, Any] = field(default_factory=dict)
@@ -100,14 +107,16 @@ class Experiment:
 
     seed: int = 0
     device: str = "cpu"
+    workers: int = 0  # this and the next decide no number: they are of the execution
+    resident: Literal["auto", "yes", "no"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no run could mean, naming the option, what it may be and what came."""
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, dict):
+            if isinstance(value, dict | list):
                 try:  # a tuple and the list that its file has are one experiment
-                    object.__setattr__(self, f.name, tomllib.loads(tomli_w.dumps(value)))
+                    object.__setattr__(self, f.name, tomllib.loads(tomli_w.dumps({f.name: value}))[f.name])
                 except (TypeError, ValueError) as error:
                     raise ValueError(
                         f"{f.name}: expected text, numbers, truth values and lists and tables of them, got {value!r}: "
@@ -137,6 +146,7 @@ class Experiment:
             ("probe_every", 0, None),
             ("probe_rho_sam", 0.0, None),
             ("probe_rho_msam", 0.0, None),
+            ("workers", 0, None),
         ):
             value = getattr(self, name)
             if not (low <= value and (high is None or value <= high)):
@@ -148,13 +158,17 @@ class Experiment:
             raise ValueError(
                 f"rho: expected once, got {self.rho} and {self.optimizer_options['rho']} in optimizer_options"
             )
+        if self.resident not in ("auto", "yes", "no"):
+            raise ValueError(f"resident: expected auto, yes or no, got {self.resident!r}")
+        if not isinstance(self.augment, list) or not all(isinstance(table, dict) for table in self.augment):
+            raise ValueError(f'augment: expected a list of tables such as {{name = "flip"}}, got {self.augment!r}')
         device_named(self.device)
         imports.met(self.code)
 
     @property
     def code(self) -> tuple[str, ...]:
         """What the fields that may name somebody's code say."""
-        return tuple(getattr(self, name) for name in IMPORTED)
+        return tuple(getattr(self, name) for name in IMPORTED) + _names(self.augment)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -170,6 +184,7 @@ class Experiment:
         with imports.from_file():  # what stays as it is may come from a file
             changed = dataclasses.replace(self, **changes)
         imports.met(value for name, value in changes.items() if name in IMPORTED)
+        imports.met(_names(changed.augment) if "augment" in changes else ())
         return changed
 
     def difference(self, other: Experiment, of_self: str = "there", of_other: str = "here") -> str:
@@ -207,6 +222,11 @@ class Experiment:
         except Exception as error:
             raise ValueError(f"expected an experiment, got a value of the wrong type: {error}") from error
         # a table is taken as TOML has it: the parser would read the text "1" in it as a number
-        chosen: dict[str, Any] = {k: v if isinstance(v, dict) else checked[k] for k, v in values.items()}
+        chosen: dict[str, Any] = {k: v if isinstance(v, dict | list) else checked[k] for k, v in values.items()}
         with imports.from_file():
             return cls(**chosen)
+
+
+def _names(tables: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What the tables of `augment` name."""
+    return tuple(name for table in tables if isinstance(name := table.get("name"), str))

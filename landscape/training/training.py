@@ -69,6 +69,7 @@ def train(
                 rehearse(lambda: Training(experiment, device), Run.planned(directory, experiment))
         stack.enter_context(isolated(experiment.seed, stream, device))
         training = Training(experiment, device, continued=last)
+        stack.callback(training.close)
         if first:
             imports.remember(experiment.code)
             run = Run.create(directory, experiment)
