@@ -24,7 +24,7 @@ from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
 
 if TYPE_CHECKING:
-    from landscape.data import Data, Feed
+    from landscape.data import Data
     from landscape.experiment import Experiment
     from landscape.objective.model_function import Mode
     from landscape.objective.objective import Objective
@@ -214,11 +214,12 @@ class Checkpoint:
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
         """
+        from landscape.data import Feed
         from landscape.objective.objective import Objective
         from landscape.seeding import generator
 
         loaded = self.data()
-        feed = self._feed(loaded, dtype)
+        feed = Feed(self.experiment, loaded, torch.device("cpu"), dtype)
         total = len(loaded.split(split))
         if examples is None and draw:
             raise ValueError(
@@ -260,16 +261,11 @@ class Checkpoint:
             running_statistics.put(model, self._statistics)
         return model
 
-    def _feed(self, loaded: Data, dtype: torch.dtype | None = None) -> Feed:
-        from landscape.data import Feed
-
-        return Feed(self.experiment, loaded, torch.device("cpu"), dtype)
-
     def _gathered(self, model: nn.Module, data: Data, device: torch.device) -> running_statistics.Statistics:
         """As the training's evaluation gathers them: over the same batches, through the same autocast."""
-        from landscape.data import nested
+        from landscape.data import Feed, nested
 
-        feed = self._feed(data)
+        feed = Feed(self.experiment, data, torch.device("cpu"))
         parts = equal_batches(evaluated_examples(self.experiment.evaluation_examples, feed.examples("train")))
         inputs = (inputs for inputs, _ in feed.fixed("train", parts))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
