@@ -85,12 +85,17 @@ def share(index: Tensor) -> Tensor:
 
     Raises ValueError where there are fewer examples than processes.
     """
-    if len(index) < world_size():
+    return share_of(index, rank(), world_size())
+
+
+def share_of(index: Tensor, number: int, processes: int) -> Tensor:
+    """The part of a batch of examples that falls to process `number` of `processes`."""
+    if len(index) < processes:
         raise ValueError(
-            f"expected at least one example for each of {world_size()} processes in every batch and split, "
+            f"expected at least one example for each of {processes} processes in every batch and split, "
             f"got {len(index)}; choose fewer processes, or a batch_size that leaves more for the last batch of an epoch"
         )
-    return index.tensor_split(world_size())[rank()]
+    return index.tensor_split(processes)[number] if processes > 1 else index
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:

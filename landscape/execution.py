@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from landscape.devices import device_named
 from landscape.settings import Settings
@@ -37,6 +37,9 @@ class Execution(Settings):
             micro-batches, and never changes the training.
         probe_rho_sam: Radius of the probes' SAM perturbation.
         probe_rho_msam: Radius of the probes' momentum perturbation.
+        workers: Processes that read ahead what is not resident; 0 reads in between. The numbers are the same to the bit.
+        resident: Whether tensors lie on the device: `auto` where they take at most half of its free memory, `yes` (which
+            fetches a map-style data set once, under fixed random numbers), or `no` to have batches read from the host.
     """
 
     noun: ClassVar[str] = "an execution"
@@ -47,6 +50,7 @@ class Execution(Settings):
         "probe_every": (0, None),
         "probe_rho_sam": (0.0, None),
         "probe_rho_msam": (0.0, None),
+        "workers": (0, None),
     }
 
     device: str = "cpu"
@@ -58,7 +62,12 @@ class Execution(Settings):
     probe_rho_sam: float = 0.05
     probe_rho_msam: float = 0.3
 
+    workers: int = 0
+    resident: Literal["auto", "yes", "no"] = "auto"
+
     def __post_init__(self) -> None:
         """Refuse what no run could mean."""
         super().__post_init__()
         device_named(self.device)
+        if self.resident not in ("auto", "yes", "no"):
+            raise ValueError(f"resident: expected auto, yes or no, got {self.resident!r}")

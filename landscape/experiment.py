@@ -34,6 +34,9 @@ class Experiment(Settings):
         label_noise: Fraction of the training labels redrawn uniformly over all classes (symmetric noise). The effective
             flip rate is smaller, (1 − 1/classes) of it on average; the run's files report the exact one.
         data_options: Further keyword arguments of the data set.
+        augment: Augmentations of training's batches in their order, each a table with its name (`landscape list
+            augmentations`, or `package.module:Class`) and its options: `[{name = "crop", padding = 4}, {name = "flip"}]`.
+            Evaluations and checkpoints' objectives have the examples as they are.
         model: A registered model (`landscape list models`) or `package.module:factory`.
         model_options: Keyword arguments of the model's factory.
         optimizer: A method (`landscape list optimizers`) or `package.module:Class`.
@@ -80,6 +83,7 @@ class Experiment(Settings):
     data: str = "digits"
     label_noise: float = 0.0
     data_options: dict[str, Any] = field(default_factory=dict)
+    augment: list[dict[str, Any]] = field(default_factory=list)
 
     model: str = "mlp"
     model_options: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +120,8 @@ class Experiment(Settings):
             raise ValueError(
                 f"rho: expected once, got {self.rho} and {self.optimizer_options['rho']} in optimizer_options"
             )
+        if not isinstance(self.augment, list) or not all(isinstance(table, dict) for table in self.augment):
+            raise ValueError(f'augment: expected a list of tables such as {{name = "flip"}}, got {self.augment!r}')
         if not isinstance(self.no_decay, list | tuple) or any(rule not in ("norm", "bias") for rule in self.no_decay):
             raise ValueError(f"no_decay: expected a list of norm and bias, got {self.no_decay!r}")
         object.__setattr__(self, "no_decay", sorted(set(self.no_decay)))  # whatever the order, one experiment
@@ -134,11 +140,13 @@ class Experiment(Settings):
     @property
     def code(self) -> tuple[str, ...]:
         """What the fields that may name somebody's code say."""
-        return tuple(map(self._code_of, (*IMPORTED, *CHOICES)))
+        return tuple(name for field in (*IMPORTED, *CHOICES, "augment") for name in self._code_of(field))
 
-    def _code_of(self, name: str) -> str:
-        said = getattr(self, name)
-        return str(said.get("name", "") if name in CHOICES else said)
+    def _code_of(self, field: str) -> tuple[str, ...]:
+        said = getattr(self, field)
+        if field == "augment":
+            return tuple(name for table in said if isinstance(name := table.get("name"), str))
+        return (str(said.get("name", "") if field in CHOICES else said),)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -164,7 +172,8 @@ class Experiment(Settings):
         """A copy with some fields changed."""
         with imports.from_file():  # what stays as it is may come from a file
             changed = dataclasses.replace(self, **changes)
-        imports.met(changed._code_of(name) for name in changes if name in (*IMPORTED, *CHOICES))
+        fields = [name for name in changes if name in (*IMPORTED, *CHOICES, "augment")]
+        imports.met(name for field in fields for name in changed._code_of(field))
         return changed
 
     @property

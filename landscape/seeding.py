@@ -56,6 +56,23 @@ def set_global_state(state: dict[str, Any], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(state["device"].cpu(), device)
 
 
+def put_cpu_generators(seed: int) -> None:
+    """Start every global generator of the CPU from `seed`: torch's, NumPy's and Python's. Cost: microseconds."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+@contextmanager
+def cpu_generators_kept() -> Iterator[None]:
+    """Every global generator of the CPU is afterwards where it was before; no accelerator is asked."""
+    before = global_state(torch.device("cpu"))
+    try:
+        yield
+    finally:
+        set_global_state(before, torch.device("cpu"))
+
+
 @contextmanager
 def isolated(seed: int, name: str, device: torch.device | str = "cpu") -> Iterator[None]:
     """Within the block every global generator is the stream `name`; afterwards each is where it was before.
@@ -70,9 +87,7 @@ def isolated(seed: int, name: str, device: torch.device | str = "cpu") -> Iterat
     accelerators = {each: torch.get_device_module(each).get_rng_state(each) for each in _accelerators_in_use(device)}
     try:
         value = seed_of(seed, name)
-        torch.default_generator.manual_seed(value)
-        np.random.seed(value % 2**32)  # noqa: NPY002
-        random.seed(value)
+        put_cpu_generators(value)
         for kind in {each.type for each in accelerators}:
             module = torch.get_device_module(kind)
             getattr(module, "manual_seed_all", module.manual_seed)(value)  # MPS has one device, and the second alone

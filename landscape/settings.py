@@ -35,9 +35,9 @@ class Settings:
         """Refuse what no option could mean, naming the option, what it may be and what came."""
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, dict):
+            if isinstance(value, dict | list):
                 try:  # a tuple and the list that its file has are one setting
-                    object.__setattr__(self, f.name, tomllib.loads(tomli_w.dumps(value)))
+                    object.__setattr__(self, f.name, tomllib.loads(tomli_w.dumps({f.name: value}))[f.name])
                 except (TypeError, ValueError) as error:
                     raise ValueError(
                         f"{f.name}: expected text, numbers, truth values and lists and tables of them, got {value!r}: "
@@ -99,7 +99,7 @@ class Settings:
         except Exception as error:
             raise ValueError(f"expected {cls.noun}, got a value of the wrong type: {error}") from error
         # a table is taken as TOML has it: the parser would read the text "1" in it as a number
-        chosen: dict[str, Any] = {k: v if isinstance(v, dict) else checked[k] for k, v in own.items()}
+        chosen: dict[str, Any] = {k: v if isinstance(v, dict | list) else checked[k] for k, v in own.items()}
         with imports.from_file():
             return cls(**chosen)
 

@@ -13,7 +13,7 @@ from landscape.markdown import markdown_table
 from optimizers.ground.signatures import options_of
 
 CHOICES = {"policies": "policy", "metrics": "metric", "schedules": "rho_schedule"}
-KINDS = ("optimizers", "analyses", "models", "data", "bases", "studies", "experiments", *CHOICES)
+KINDS = ("optimizers", "analyses", "models", "data", "augmentations", "bases", "studies", "experiments", *CHOICES)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,7 +61,9 @@ def table(kind: str) -> str:
     from landscape import data, models
     from landscape.training import bases
 
-    named = {"models": models.models, "data": data.datasets, "bases": bases.bases}[kind]
+    named = {"models": models.models, "data": data.datasets, "augmentations": data.augmentations, "bases": bases.bases}[
+        kind
+    ]
     rows = [(f"`{name}`", (f.__doc__ or "").strip().split("\n")[0]) for name, f in sorted(named.factories.items())]
     return markdown_table(("name", "what it is"), rows)
 

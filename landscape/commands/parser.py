@@ -63,8 +63,9 @@ def recipe_of(chosen: Mapping[str, Any], arguments: Sequence[str]) -> Recipe:
         value = getattr(experiment, name)
         if f"--{name}={value}" in arguments or (f"--{name}", value) in pairwise(arguments):
             imports.allow(value)
-    for kind in CHOICES:  # as --policy.name mine:Policy, or within --policy {…}
-        name = getattr(experiment, kind).get("name", "")
+    tables = [(kind, getattr(experiment, kind)) for kind in CHOICES]
+    for kind, table in (*tables, *(("augment", table) for table in experiment.augment)):
+        name = table.get("name", "")  # as --policy.name mine:Policy, or within --policy {…}
         for option, value in pairwise([*(part for a in arguments for part in a.split("=", 1)), ""]):
             if option in (f"--{kind}", f"--{kind}.name") and name in value:
                 imports.allow(name)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from landscape.data.dataset import Data, Split, datasets
+from landscape.data.dataset import Data, datasets
+from landscape.data.split import Split
 from landscape.seeding import generator
 from optimizers.ground.signatures import at_least
 

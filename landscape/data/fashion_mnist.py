@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from landscape.data.dataset import Data, Split, datasets
+from landscape.data.dataset import Data, datasets
 from landscape.data.idx import find_idx, read_idx
+from landscape.data.split import Split, Standardisation
 from landscape.seeding import generator
 
 CLASSES = 10
@@ -25,7 +26,7 @@ FILES = {
 
 
 def fashion_mnist(path: str = "", train_examples: int = 60_000, test_examples: int = 10_000) -> Data:
-    """Fashion-MNIST, standardised by the mean and deviation of the training pixels used.
+    """Fashion-MNIST as uint8, standardised by the mean and deviation of the training pixels used when a batch is taken.
 
     `path` is a folder with the four idx files (gzip or not), by default that of Debian's package. Fewer examples are the
     first of one fixed permutation, the same for every seed of an experiment.
@@ -51,9 +52,9 @@ def fashion_mnist(path: str = "", train_examples: int = 60_000, test_examples: i
         if asked < len(labels):
             chosen = torch.randperm(len(labels), generator=generator(0, f"fashion-mnist {name}"))[:asked]
             images, labels = images[chosen], labels[chosen]
-        splits[name] = images[:, None].float(), labels.long()
-    mean, deviation = splits["train"][0].mean(), splits["train"][0].std()
-    train, test = (Split((images - mean) / deviation, labels) for images, labels in splits.values())
+        splits[name] = images[:, None], labels.long()
+    standardisation = Standardisation.of(splits["train"][0])
+    train, test = (Split(images, labels, standardisation) for images, labels in splits.values())
     return Data(train=train, test=test, classes=CLASSES)
 
 

@@ -17,7 +17,7 @@ def build(experiment: Experiment, data: Data) -> torch.nn.Module:
 
     A factory that takes `input_shape` (the shape of one example) or `classes` is given them.
     """
-    given = {"input_shape": tuple(data.train.inputs.shape[1:]), "classes": data.classes}
+    given = {"input_shape": data.input_shape, "classes": data.classes}
     with isolated(experiment.seed, "model initialisation"):
         model = models.create(experiment.model, given, experiment.model_options)
     if not isinstance(model, torch.nn.Module):

@@ -210,7 +210,7 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         data_parallel: bool = False,
     ) -> Objective:
-        """The experiment's mean loss over a split, at this checkpoint's weights and buffers.
+        """The experiment's mean loss over a split, without augmentation, at this checkpoint's weights and buffers.
 
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
         for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over
@@ -221,29 +221,27 @@ class Checkpoint:
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
         """
+        from landscape.data import Feed
         from landscape.objective.objective import Objective
         from landscape.seeding import generator
 
-        data = self.data()
-        chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
-        inputs, targets = chosen.inputs, chosen.targets
+        loaded = self.data()
+        feed = Feed(self.experiment, self.execution, loaded, torch.device("cpu"), dtype)
+        total = len(loaded.split(split))
         if examples is None and draw:
             raise ValueError(
                 f"draw: chooses which examples are taken; expected examples beside it, got draw={draw} alone"
             )
-        if examples is not None:
-            if not 1 <= examples <= len(targets):
-                raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
-            index = shared_examples(split, examples, len(targets), draw)
-            inputs, targets = inputs[index], targets[index]
+        if examples is not None and not 1 <= examples <= total:
+            raise ValueError(f"examples: expected 1 to {total} of the {split} split, got {examples}")
+        index = torch.arange(total) if examples is None else shared_examples(split, examples, total, draw)
         if shuffle is not None:
-            index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
-            inputs, targets = inputs[index], targets[index]
+            index = index[torch.randperm(len(index), generator=generator(shuffle, "order of the batches"))]
         processes = torch.distributed.get_world_size() if data_parallel else 1
-        size = batch_size or min(EVALUATION_BATCH, -(-len(targets) // processes))
-        batches = list(zip(inputs.split(size), targets.split(size), strict=True))
+        size = batch_size or min(EVALUATION_BATCH, -(-len(index) // processes))
+        batches = feed.walk(split, index.split(size))
         objective = Objective(
-            self._model(data, torch.device(device or "cpu"), evaluated=mode != "batch"),
+            self._model(loaded, torch.device(device or "cpu"), evaluated=mode != "batch"),
             self.experiment.loss_fn(),
             batches,
             device=device,
@@ -253,7 +251,7 @@ class Checkpoint:
             autocast=autocast,
             data_parallel=data_parallel,
         )
-        objective.population = len(chosen.targets)
+        objective.population = total
         return objective
 
     def _model(self, data: Data, device: torch.device, *, evaluated: bool = True) -> nn.Module:
@@ -272,10 +270,13 @@ class Checkpoint:
 
     def _gathered(self, model: nn.Module, data: Data, device: torch.device) -> running_statistics.Statistics:
         """As the training's evaluation gathers them: over the same batches, through the same autocast."""
-        train = data.train.to("cpu", self.experiment.dtype)
-        batches = equal_batches(evaluated_examples(self.execution.evaluation_examples, len(train)))
+        from landscape.data import Feed, nested
+
+        feed = Feed(self.experiment, self.execution, data, torch.device("cpu"))
+        parts = equal_batches(evaluated_examples(self.execution.evaluation_examples, feed.examples("train")))
+        inputs = (inputs for inputs, _ in feed.fixed("train", parts))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
-            found = running_statistics.gather(model.to(device), (train.inputs[part].to(device) for part in batches))
+            found = running_statistics.gather(model.to(device), (nested.placed(x, device) for x in inputs))
         model.to("cpu")
         return {name: tensor.cpu() for name, tensor in found.items()}
 

@@ -20,6 +20,7 @@ from landscape.training.prolonged import is_prolonged
 
 class _Rehearsable(Protocol):
     def rehearse(self, run: Run) -> None: ...
+    def close(self) -> None: ...
 
 
 def last_of_its_experiment(run: Run) -> Checkpoint | None:
@@ -52,7 +53,8 @@ def rehearse(make: Callable[[], _Rehearsable], run: Run) -> None:
     try:
         training = make()
         made = True
-        training.rehearse(run)
+        with contextlib.closing(training):
+            training.rehearse(run)
     except (OSError, torch.OutOfMemoryError):
         raise
     except Exception as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from torch import Tensor
 
 import optimizers
 from landscape import data, distributed, models, running_statistics
+from landscape.data import nested
 from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import EVALUATION, Checkpoint
 from landscape.runs.named_vectors import in_order_of_model, parameter_order
 from landscape.runs.run import Run
-from landscape.seeding import generator, global_state, set_global_state
+from landscape.seeding import global_state, set_global_state
 from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples
 from landscape.tf32 import tf32_in_use
 from landscape.training import probes
@@ -40,8 +42,8 @@ class NonFiniteLoss(RuntimeError):
 class Training:
     """All that changes while an experiment runs: model, optimizer, schedule, step, metrics.
 
-    Batches are resident tensors. The order of epoch e is the random stream ("data order", e), so the position in the
-    data is a function of the step alone. A method's options that follow the length of the training (`lengths` of its
+    Batches come from the feed's source, which is a pure function of (seed, epoch, index): the position in the data is a
+    function of the step alone, and what is read ahead is no state. A method's options that follow the length of the training (`lengths` of its
     registration) follow this one's where the experiment does not say them; with `continued` they are that checkpoint's.
     """
 
@@ -58,16 +60,17 @@ class Training:
         self.device = device or torch.device(self.execution.device)
         loaded = data.load(experiment)
         self.flip_rate = loaded.flip_rate
-        self.train = loaded.train.to(self.device, experiment.dtype)
-        self.test = loaded.test.to(self.device, experiment.dtype)
-        self.evaluated = evaluated_examples(self.execution.evaluation_examples, len(self.train)).to(self.device)
+        self.feed = data.Feed(experiment, self.execution, loaded, self.device)
+        self.evaluated = evaluated_examples(self.execution.evaluation_examples, self.feed.examples("train")).to(
+            self.device
+        )
         self.model = models.build(experiment, loaded).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.network = Autocast(self.model, self.device) if experiment.precision == "bf16" else self.model
         self.loss_fn = experiment.loss_fn()
         base = build_base(experiment, self.model)
         base.register_step_pre_hook(self._before_descent)
-        self.steps_per_epoch = -(-len(self.train) // experiment.batch_size)
+        self.steps_per_epoch = self.feed.source.steps_per_epoch
         self.steps = experiment.epochs * self.steps_per_epoch
         self.optimizer, self.lengths = build_method(experiment, base, self.steps_per_epoch, continued)
         self.schedule = build_schedule(experiment, self.optimizer, self.steps_per_epoch)
@@ -90,37 +93,42 @@ class Training:
         if self.experiment.clip_gradient:
             torch._foreach_mul_(gradients, (self.experiment.clip_gradient / (norm + 1e-6)).clamp(max=1.0))
 
-    def batches_of_epoch(self, epoch: int) -> list[Tensor]:
-        """The indices of each batch, shuffled; the last may be smaller."""
-        order = torch.randperm(len(self.train), generator=generator(self.experiment.seed, "data order", epoch))
-        return list(order.to(self.device).split(self.experiment.batch_size))
+    def batches_of_epoch(self, epoch: int, position: int = 0) -> Iterator[data.Minibatch]:
+        """The batches from `position` on, augmented: the share of this process, or all of each where there are probes."""
+        share = (0, 1) if self.execution.probe_every else (distributed.rank(), distributed.world_size())
+        return self.feed.batches(epoch, position, *share)
 
     def rehearse(self, run: Run) -> None:
         """Try what is to come, up to a checkpoint in memory: two steps, and one on an epoch's last batch if it is smaller.
 
         Afterwards this training is of no use; make another. Raises what the steps or the writing would raise.
         """
-        batches = self.batches_of_epoch(0)
+        self.feed.require_pure()
+        last = self.steps_per_epoch - 1
+        batches = list(itertools.islice(self.batches_of_epoch(0), 2))
+        if last > 1 and self.feed.source.size(last) < self.feed.source.size(0):
+            batches += itertools.islice(self.batches_of_epoch(0, last), 1)
+        elif last == 0:
+            batches *= 2
         self.model.train()
-        smaller = [last for last in batches[2:][-1:] if len(last) < len(batches[0])]
-        for index in [batches[0], batches[min(1, len(batches) - 1)], *smaller][: self.steps]:
-            self._advance(index)
+        for batch in batches[: self.steps]:
+            self._advance(batch)
             if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
                 break  # too high a rate is for the training itself to find, with the number of the step
         contents = self.contents(run)  # by every process: it gathers
         if distributed.rank() == 0:
             require_storable(contents)
 
-    def take_step(self, index: Tensor) -> None:
-        """One step of the method on the examples in `index`, with the probes where they are due."""
-        self._advance(index)
+    def take_step(self, batch: data.Minibatch) -> None:
+        """One step of the method on a batch, with the probes where they are due."""
+        self._advance(batch)
 
-    def _advance(self, index: Tensor) -> None:
-        """One step of the method on the examples in `index`, with the probes where they are due.
+    def _advance(self, batch: data.Minibatch) -> None:
+        """In micro-batches where asked; the gradients of all processes add up to the batch's mean.
 
-        Each process takes its share of them, in micro-batches where asked; the gradients add up to the batch's mean.
+        All passes of the method see the same inputs: what is random about them was drawn when the batch was made.
         """
-        inputs, targets = self.train.inputs[index], self.train.targets[index]
+        inputs, targets, examples = batch
         if self.execution.probe_every and self.step % self.execution.probe_every == 0:
             radii = self.execution.probe_rho_sam, self.execution.probe_rho_msam
             numbers = probes.probe(
@@ -128,19 +136,21 @@ class Training:
             )
             self.recorder.record(self.step, **numbers)
         whole = optimizers.BatchClosure(self.network, self.loss_of, inputs, targets)
-        size = self.execution.micro_batch_size or len(index)
+        size = self.execution.micro_batch_size or examples
 
         def in_parts() -> Tensor:
             self.optimizer.zero_grad()
             total = torch.zeros((), device=self.device, dtype=self.experiment.dtype)
-            for part in distributed.share(torch.arange(len(index), device=self.device)).split(size):
-                value = self.loss_of(self.network(inputs[part]), targets[part]) * (len(part) / len(index))
+            mine = torch.arange(nested.rows(targets), device=self.device)
+            for part in (distributed.share(mine) if len(mine) == examples else mine).split(size):
+                found = self.loss_of(self.network(nested.taken(inputs, part)), nested.taken(targets, part))
+                value = found * (len(part) / examples)
                 value.backward()
                 total += value.detach()
             return distributed.sum_gradients(self.parameters, total)
 
         # methods that look into the batch (ESAM, m-SAM, second-order SAM) need all of it, and say so
-        closure = whole if size >= len(index) and distributed.world_size() == 1 else in_parts
+        closure = whole if size >= examples and distributed.world_size() == 1 else in_parts
         self.recorder.record(self.step, learning_rate=self.optimizer.param_groups[0]["lr"])
         self.recorder.record(self.step, loss=self.optimizer.step(closure))
         self.schedule.step()
@@ -152,8 +162,8 @@ class Training:
         epoch, position = divmod(self.step, self.steps_per_epoch)
         self.model.train()
         start = time.perf_counter()
-        for index in self.batches_of_epoch(epoch)[position:]:
-            self.take_step(index)
+        for batch in self.batches_of_epoch(epoch, position):
+            self.take_step(batch)
             if self.step % self.agree_every == 0 and distributed.any_process(interruption.requested is not None):
                 break
         self._check_finite("loss")  # the one place of an epoch that waits for the device
@@ -187,21 +197,20 @@ class Training:
             return asked is None or asked.requested is None
 
         parts = itertools.takewhile(goes_on, equal_batches(self.evaluated))
-        inputs = (self.train.inputs[part] for part in parts)
+        inputs = (inputs for inputs, _ in self.feed.fixed("train", parts))
         statistics = running_statistics.gather(self.model, inputs, network=self.network)
         self.model.eval()
         found: dict[str, Tensor] = {}
         with running_statistics.holding(self.model, statistics):
-            for name, split, chosen in (
-                ("train", self.train, self.evaluated),
-                ("test", self.test, torch.arange(len(self.test), device=self.device)),
-            ):
+            everything = torch.arange(self.feed.examples("test"), device=self.device)
+            for name, chosen in (("train", self.evaluated), ("test", everything)):
                 sums = torch.zeros(2, device=self.device, dtype=_accumulator(self.device))
-                for index in itertools.takewhile(goes_on, distributed.share(chosen).split(EVALUATION_BATCH)):
-                    targets = split.targets[index]
-                    outputs = self.network(split.inputs[index])
+                parts = itertools.takewhile(goes_on, distributed.share(chosen).split(EVALUATION_BATCH))
+                for inputs, targets in self.feed.fixed(name, parts):
+                    outputs = self.network(inputs)
                     value = self.loss_of(outputs, targets)
-                    sums += torch.stack([value.to(sums) * len(index), (outputs.argmax(-1) == targets).sum().to(sums)])
+                    count = nested.rows(targets)
+                    sums += torch.stack([value.to(sums) * count, (outputs.argmax(-1) == targets).sum().to(sums)])
                 (sums,) = distributed.sum_over_processes([sums])
                 found |= {f"{name}_loss": sums[0] / len(chosen), f"{name}_accuracy": sums[1] / len(chosen)}
         if not goes_on(self.evaluated):
@@ -247,6 +256,10 @@ class Training:
                 **{f"optimizer_{name}": steps for name, steps in self.lengths.items()},
             },
         )
+
+    def close(self) -> None:
+        """End the processes that read data ahead; what needs them again starts others."""
+        self.feed.close()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`, exactly as if nothing had happened."""

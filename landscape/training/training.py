@@ -83,6 +83,7 @@ def train(
                 rehearse(lambda: Training(experiment, execution, device), Run.planned(directory, experiment))
         stack.enter_context(isolated(experiment.seed, stream, device))
         training = Training(experiment, execution, device, continued=last)
+        stack.callback(training.close)
         if first:
             imports.remember(experiment.code)
             if longer:

@@ -93,6 +93,7 @@ def test_equal_experiments_have_one_name(one: dict[str, Any], other: dict[str, A
 
 def test_every_field_is_in_the_name() -> None:
     values = {"str": "x", "int": 7, "float": 0.25, "float | None": 0.25, "dict[str, Any]": {"name": "x"}}
+    values["list[dict[str, Any]]"] = [{"name": "flip"}]
     values |= {str(f.type): ["norm"] for f in dataclasses.fields(Experiment) if f.name == "no_decay"}
     chosen = {"precision": "tf32", "schedule": "constant"}
     names = [Experiment().digest]
