@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 from landscape import imports, limited_toml
 from landscape.devices import device_named
 
-IMPORTED = ("data", "model", "optimizer", "base")  # the fields that may name somebody's code
+IMPORTED = ("data", "task", "model", "optimizer", "base")  # the fields that may name somebody's code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,9 @@ class Experiment:
         label_noise: Fraction of the training labels redrawn uniformly over all classes (symmetric noise). The effective
             flip rate is smaller, (1 − 1/classes) of it on average; the run's files report the exact one.
         data_options: Further keyword arguments of the data set.
+        task: What the model's outputs mean (`landscape list tasks`) or `package.module:Class`: the loss, what it is a
+            mean over, and what is measured beside it.
+        task_options: Keyword arguments of the task.
         model: A registered model (`landscape list models`) or `package.module:factory`.
         model_options: Keyword arguments of the model's factory.
         optimizer: A method (`landscape list optimizers`) or `package.module:Class`.
@@ -50,12 +53,12 @@ class Experiment:
             add up to the batch's; BatchNorm normalises over the micro-batch.
         schedule: Learning rate after the warm-up: cosine to zero, or constant.
         warmup_epochs: Length of the linear ramp from zero to `lr`.
-        label_smoothing: Of the cross-entropy, torch's definition.
+        label_smoothing: Of the cross-entropy, torch's definition; for tasks that take it.
         clip_gradient: Largest global norm of the gradient that the base sees; 0 switches clipping off.
         precision: Of weights and arithmetic; `tf32` is `float32` but lets a GPU round the factors of products and
             convolutions to 10 bits; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
         evaluation_examples: Training examples, the same for every run and evaluation, on which BatchNorm's statistics
-            for evaluation are gathered and the training loss and accuracy measured; all where there are fewer. The test
+            for evaluation are gathered and the training loss and metrics measured; all where there are fewer. The test
             split is always evaluated whole. Each evaluation costs two forward passes of them, without BatchNorm one.
         checkpoint_every: Epochs between checkpoints. The first and the last point of the run are always kept.
         probe_every: Steps between the probes (L2-PSF, cosine of momentum and gradient, loss rise along the momentum);
@@ -70,6 +73,8 @@ class Experiment:
     data: str = "digits"
     label_noise: float = 0.0
     data_options: dict[str, Any] = field(default_factory=dict)
+    task: str = "classification"
+    task_options: dict[str, Any] = field(default_factory=dict)
 
     model: str = "mlp"
     model_options: dict[str, Any] = field(default_factory=dict)
@@ -160,10 +165,6 @@ class Experiment:
     def dtype(self) -> torch.dtype:
         """The floating-point type of weights and inputs."""
         return torch.float64 if self.precision == "float64" else torch.float32
-
-    def loss_fn(self) -> torch.nn.Module:
-        """The training loss: mean cross-entropy with this experiment's label smoothing, weight decay not included."""
-        return torch.nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
     def replace(self, **changes: Any) -> Experiment:
         """A copy with some fields changed."""

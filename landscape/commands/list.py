@@ -10,7 +10,7 @@ from typing import Literal
 from landscape.commands.parser import command_parser, recipes
 from landscape.markdown import markdown_table
 
-KINDS = ("optimizers", "analyses", "models", "data", "bases", "studies", "experiments")
+KINDS = ("optimizers", "analyses", "models", "data", "tasks", "bases", "studies", "experiments")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,10 +47,10 @@ def table(kind: str) -> str:
         )
     if kind in ("studies", "experiments"):
         return markdown_table(("name", "what it is"), [(f"`{n}`", first_comment(p)) for n, p in recipes(kind).items()])
-    from landscape import data, models
+    from landscape import data, models, tasks
     from landscape.training import bases
 
-    named = {"models": models.models, "data": data.datasets, "bases": bases.bases}[kind]
+    named = {"models": models.models, "data": data.datasets, "tasks": tasks.tasks, "bases": bases.bases}[kind]
     rows = [(f"`{name}`", (f.__doc__ or "").strip().split("\n")[0]) for name, f in sorted(named.factories.items())]
     return markdown_table(("name", "what it is"), rows)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.utils import _pytree as pytree
 
 from landscape.data.dataset import Data
 from landscape.experiment import Experiment
@@ -15,9 +18,11 @@ models = Named("model")
 def build(experiment: Experiment, data: Data) -> torch.nn.Module:
     """The experiment's network on the CPU, initialised from the stream "model initialisation" of its seed.
 
-    A factory that takes `input_shape` (the shape of one example) or `classes` is given them.
+    A factory that takes `input_shape` (the shape of one example; of inputs in parts, those of the parts) or `classes`
+    is given them, if the data set has any.
     """
-    given = {"input_shape": tuple(data.train.inputs.shape[1:]), "classes": data.classes}
+    shape = pytree.tree_map(lambda tensor: tuple(tensor.shape[1:]), data.train.inputs)
+    given: dict[str, Any] = {"input_shape": shape} | ({} if data.classes is None else {"classes": data.classes})
     with isolated(experiment.seed, "model initialisation"):
         model = models.create(experiment.model, given, experiment.model_options)
     if not isinstance(model, torch.nn.Module):

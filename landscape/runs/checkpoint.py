@@ -203,7 +203,7 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         data_parallel: bool = False,
     ) -> Objective:
-        """The experiment's mean loss over a split, at this checkpoint's weights and buffers.
+        """The loss of the experiment's task, its mean over a split, at this checkpoint's weights and buffers.
 
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
         for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over
@@ -214,39 +214,38 @@ class Checkpoint:
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
         """
+        from landscape import tasks
         from landscape.objective.objective import Objective
         from landscape.seeding import generator
 
-        data = self.data()
-        chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
-        inputs, targets = chosen.inputs, chosen.targets
+        data, loss = self.data(), tasks.TaskLoss(tasks.build(self.experiment))
+        everything = chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
         if examples is None and draw:
             raise ValueError(
                 f"draw: chooses which examples are taken; expected examples beside it, got draw={draw} alone"
             )
         if examples is not None:
-            if not 1 <= examples <= len(targets):
-                raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
-            index = shared_examples(split, examples, len(targets), draw)
-            inputs, targets = inputs[index], targets[index]
+            if not 1 <= examples <= len(everything):
+                raise ValueError(f"examples: expected 1 to {len(everything)} of the {split} split, got {examples}")
+            chosen = chosen[shared_examples(split, examples, len(everything), draw)]
         if shuffle is not None:
-            index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
-            inputs, targets = inputs[index], targets[index]
+            chosen = chosen[torch.randperm(len(chosen), generator=generator(shuffle, "order of the batches"))]
         processes = torch.distributed.get_world_size() if data_parallel else 1
-        size = batch_size or min(EVALUATION_BATCH, -(-len(targets) // processes))
-        batches = list(zip(inputs.split(size), targets.split(size), strict=True))
+        batches = chosen.batches(batch_size or min(EVALUATION_BATCH, -(-len(chosen) // processes)))
+        counted = None if loss.torch_loss else loss.count
         objective = Objective(
             self._model(data, torch.device(device or "cpu"), evaluated=mode != "batch"),
-            self.experiment.loss_fn(),
-            batches,
+            loss,
+            [(batch.inputs, batch.targets) for batch in batches],
             device=device,
             dtype=dtype,
             mode=mode,
+            count=counted,
             micro_batch=micro_batch,
             autocast=autocast,
             data_parallel=data_parallel,
         )
-        objective.population = len(chosen.targets)
+        objective.population = len(everything) if counted is None else counted(*everything.parts)
         return objective
 
     def _model(self, data: Data, device: torch.device, *, evaluated: bool = True) -> nn.Module:
@@ -268,7 +267,8 @@ class Checkpoint:
         train = data.train.to("cpu", self.experiment.dtype)
         batches = equal_batches(evaluated_examples(self.experiment.evaluation_examples, len(train)))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
-            found = running_statistics.gather(model.to(device), (train.inputs[part].to(device) for part in batches))
+            inputs = (train[part].to(device, self.experiment.dtype).inputs for part in batches)
+            found = running_statistics.gather(model.to(device), inputs)
         model.to("cpu")
         return {name: tensor.cpu() for name, tensor in found.items()}
 

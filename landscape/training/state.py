@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 
 import optimizers
-from landscape import data, distributed, models, running_statistics
+from landscape import data, distributed, models, running_statistics, tasks
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import EVALUATION, Checkpoint
 from landscape.runs.named_vectors import in_order_of_model, parameter_order
 from landscape.runs.run import Run
 from landscape.seeding import generator, global_state, set_global_state
-from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples
+from landscape.shared_examples import equal_batches, evaluated_examples
+from landscape.tasks.checks import ROWS, require_mean
 from landscape.tf32 import tf32_in_use
 from landscape.training import probes
 from landscape.training.autocast import Autocast
 from landscape.training.bases import build_base
+from landscape.training.evaluation import SPLITS, measure
 from landscape.training.interruption import Interruption
 from landscape.training.methods import described
 from landscape.training.recorder import Recorder
@@ -58,7 +60,7 @@ class Training:
         self.model = models.build(experiment, loaded).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.network = Autocast(self.model, self.device) if experiment.precision == "bf16" else self.model
-        self.loss_fn = experiment.loss_fn()
+        self.loss = tasks.TaskLoss(tasks.build(experiment)).to(self.device)
         base = build_base(experiment, self.model)
         base.register_step_pre_hook(self._before_descent)
         self.steps_per_epoch = -(-len(self.train) // experiment.batch_size)
@@ -85,10 +87,6 @@ class Training:
             for name, count in asked.items()
         }
 
-    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean training loss of the network's outputs, in the precision of the weights."""
-        return self.loss_fn(outputs.to(self.experiment.dtype), targets)
-
     def _before_descent(self, base: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Note the norm of the gradient that the base is about to use, then clip it."""
         gradients = [p.grad for group in base.param_groups for p in group["params"] if p.grad is not None]
@@ -109,6 +107,7 @@ class Training:
         """
         batches = self.batches_of_epoch(0)
         self.model.train()
+        self._check_task(batches[0])
         smaller = [last for last in batches[2:][-1:] if len(last) < len(batches[0])]
         for index in [batches[0], batches[min(1, len(batches) - 1)], *smaller][: self.steps]:
             self._advance(index)
@@ -117,6 +116,22 @@ class Training:
         contents = self.contents(run)  # by every process: it gathers
         if distributed.rank() == 0:
             require_storable(contents)
+
+    def _check_task(self, index: Tensor) -> None:
+        """See that the task fits the data and what the model returns, and that its loss is the mean it says."""
+        batch = self.train[index[:ROWS]]
+        with torch.no_grad():
+            prediction = self.loss.prediction(self._closure(batch).forward())
+        for name in SPLITS:
+            try:
+                self.loss.task.check(prediction, self.train.targets if name == "train" else self.test.targets)
+            except ValueError as error:
+                raise ValueError(f"task {self.experiment.task!r}, {name} split: {error}") from error
+        if self.loss.torch_loss is None:
+            require_mean(self.loss.task, prediction, batch.targets)
+
+    def _closure(self, batch: data.Split) -> optimizers.BatchClosure:
+        return optimizers.BatchClosure(self.network, self.loss, *batch.parts, count=self.loss.weighs)
 
     def take_step(self, index: Tensor) -> None:
         """One step of the method on the examples in `index`, with the probes where they are due."""
@@ -127,21 +142,19 @@ class Training:
 
         Each process takes its share of them, in micro-batches where asked; the gradients add up to the batch's mean.
         """
-        inputs, targets = self.train.inputs[index], self.train.targets[index]
+        whole = self._closure(self.train[index])
         if self.experiment.probe_every and self.step % self.experiment.probe_every == 0:
             radii = self.experiment.probe_rho_sam, self.experiment.probe_rho_msam
-            numbers = probes.probe(
-                self.model, lambda: self.loss_of(self.network(inputs), targets), self.optimizer, *radii
-            )
+            numbers = probes.probe(self.model, lambda: whole.evaluate()[1], self.optimizer, *radii)
             self.recorder.record(self.step, **numbers)
-        whole = optimizers.BatchClosure(self.network, self.loss_of, inputs, targets)
         size = self.experiment.micro_batch_size or len(index)
 
         def in_parts() -> Tensor:
             self.optimizer.zero_grad()
             total = torch.zeros((), device=self.device, dtype=self.experiment.dtype)
-            for part in distributed.share(torch.arange(len(index), device=self.device)).split(size):
-                value = self.loss_of(self.network(inputs[part]), targets[part]) * (len(part) / len(index))
+            for chosen in distributed.share(torch.arange(len(index), device=self.device)).split(size):
+                part = whole.select(chosen)
+                value = part.evaluate()[1] * part.share_of(whole)
                 value.backward()
                 total += value.detach()
             return distributed.sum_gradients(self.parameters, total)
@@ -182,7 +195,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, interruption: Interruption | None = None) -> None:
-        """Loss and accuracy at the clean weights, with BatchNorm's statistics gathered there: `evaluation_examples`
+        """Loss and metrics at the clean weights, with BatchNorm's statistics gathered there: `evaluation_examples`
         training examples, the same each time, and the whole test split.
 
         Cost: two forward passes of those training examples, one without BatchNorm, and one of the test split. Gives up
@@ -194,23 +207,15 @@ class Training:
             return asked is None or asked.requested is None
 
         parts = itertools.takewhile(goes_on, equal_batches(self.evaluated))
-        inputs = (self.train.inputs[part] for part in parts)
+        inputs = (self.train[part].inputs for part in parts)
         statistics = running_statistics.gather(self.model, inputs, network=self.network)
         self.model.eval()
         found: dict[str, Tensor] = {}
         with running_statistics.holding(self.model, statistics):
-            for name, split, chosen in (
-                ("train", self.train, self.evaluated),
-                ("test", self.test, torch.arange(len(self.test), device=self.device)),
-            ):
-                sums = torch.zeros(2, device=self.device, dtype=_accumulator(self.device))
-                for index in itertools.takewhile(goes_on, distributed.share(chosen).split(EVALUATION_BATCH)):
-                    targets = split.targets[index]
-                    outputs = self.network(split.inputs[index])
-                    value = self.loss_of(outputs, targets)
-                    sums += torch.stack([value.to(sums) * len(index), (outputs.argmax(-1) == targets).sum().to(sums)])
-                (sums,) = distributed.sum_over_processes([sums])
-                found |= {f"{name}_loss": sums[0] / len(chosen), f"{name}_accuracy": sums[1] / len(chosen)}
+            whole_test = torch.arange(len(self.test), device=self.device)
+            for name, split, chosen in zip(SPLITS, (self.train, self.test), (self.evaluated, whole_test), strict=True):
+                measured = measure(self.network, self.loss, split, chosen, goes_on)
+                found |= {f"{name}_{quantity}": value for quantity, value in measured.items()}
         if not goes_on(self.evaluated):
             return
         self.recorder.record(self.step, **found)
@@ -282,8 +287,3 @@ class Training:
             self.recorder.resume(checkpoint.metrics)
         elif self.step % self.steps_per_epoch == 0:
             self.statistics = checkpoint.statistics or running_statistics.own(self.model)
-
-
-def _accumulator(device: torch.device) -> torch.dtype:
-    """Of sums over a split."""
-    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from landscape import distributed, imports
+from landscape import distributed, imports, tasks
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.retention import Retention
@@ -21,12 +21,11 @@ from landscape.seeding import isolated
 from landscape.store.background_writer import BackgroundWriter
 from landscape.tf32 import tf32
 from landscape.training.beginning import given_back, last_of_its_experiment, rehearse
+from landscape.training.evaluation import evaluated
 from landscape.training.interruption import Interrupted, Interruption
 from landscape.training.state import NonFiniteLoss, Training
 
 __all__ = ["NonFiniteLoss", "Training", "train"]
-
-EVALUATED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "gradient_evaluations")
 
 
 def train(
@@ -51,7 +50,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
     if retention is not None:
-        retention.check(EVALUATED)
+        retention.check(evaluated(tasks.build(experiment)))
     with distributed.process_group(experiment.device) as device, ExitStack() as stack:
         first = distributed.rank() == 0
         last: Checkpoint | None = None
