@@ -20,7 +20,7 @@ from landscape import imports
 from landscape.execution import Execution
 from landscape.settings import Settings, apart_from, loads
 
-IMPORTED = ("data", "model", "optimizer", "base")  # the fields that may name somebody's code
+IMPORTED = ("data", "task", "model", "optimizer", "base")  # the fields that may name somebody's code
 CHOICES = ("policy", "metric", "rho_schedule")  # the tables whose `name` may
 
 
@@ -37,6 +37,9 @@ class Experiment(Settings):
         augment: Augmentations of training's batches in their order, each a table with its name (`landscape list
             augmentations`, or `package.module:Class`) and its options: `[{name = "crop", padding = 4}, {name = "flip"}]`.
             Evaluations and checkpoints' objectives have the examples as they are.
+        task: What the model's outputs mean (`landscape list tasks`) or `package.module:Class`: the loss, what it is a
+            mean over, and what is measured beside it.
+        task_options: Keyword arguments of the task.
         model: A registered model (`landscape list models`) or `package.module:factory`.
         model_options: Keyword arguments of the model's factory.
         optimizer: A method (`landscape list optimizers`) or `package.module:Class`.
@@ -60,7 +63,7 @@ class Experiment(Settings):
         batch_size: Examples per step; the last batch of an epoch may be smaller.
         schedule: Learning rate after the warm-up: cosine to zero, or constant.
         warmup_epochs: Length of the linear ramp from zero to `lr`.
-        label_smoothing: Of the cross-entropy, torch's definition.
+        label_smoothing: Of the cross-entropy, torch's definition; for tasks that take it.
         clip_gradient: Largest global norm of the gradient that the base sees; 0 switches clipping off.
         precision: Of weights and arithmetic; `tf32` is `float32` but lets a GPU round the factors of products and
             convolutions to 10 bits; `bf16` keeps float32 weights and runs the model under bfloat16 autocast.
@@ -84,6 +87,8 @@ class Experiment(Settings):
     label_noise: float = 0.0
     data_options: dict[str, Any] = field(default_factory=dict)
     augment: list[dict[str, Any]] = field(default_factory=list)
+    task: str = "classification"
+    task_options: dict[str, Any] = field(default_factory=dict)
 
     model: str = "mlp"
     model_options: dict[str, Any] = field(default_factory=dict)
@@ -152,10 +157,6 @@ class Experiment(Settings):
     def dtype(self) -> torch.dtype:
         """The floating-point type of weights and inputs."""
         return torch.float64 if self.precision == "float64" else torch.float32
-
-    def loss_fn(self) -> torch.nn.Module:
-        """The training loss: mean cross-entropy with this experiment's label smoothing, weight decay not included."""
-        return torch.nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
     @classmethod
     def from_toml(cls, text: str) -> Experiment:

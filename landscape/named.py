@@ -39,6 +39,10 @@ class Named:
             )
         return self.factories[name]
 
+    def takes(self, name: str, option: str) -> bool:
+        """Whether the factory called `name` says that it takes `option`."""
+        return option in inspect.signature(self[name]).parameters
+
     def _imported(self, path: str) -> Callable[..., Any]:
         imports.require(self.kind, path)
         module_name, _, attribute = path.partition(":")

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from optimizers.ground.rows import arguments
 
 Statistics = dict[str, Tensor]
 """`running_mean` and `running_var` of each layer, under the names they have among the model's buffers."""
@@ -36,7 +39,7 @@ def tracked(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @torch.no_grad()
-def gather(model: nn.Module, batches: Iterable[Tensor], *, network: nn.Module | None = None) -> Statistics:
+def gather(model: nn.Module, batches: Iterable[Any], *, network: nn.Module | None = None) -> Statistics:
     """Averages over `batches` of inputs at the model's weights; one forward pass, none and nothing without BatchNorm.
 
     Every batch counts alike, so make them of one size. `network` is what is called where that is not the model itself
@@ -50,7 +53,8 @@ def gather(model: nn.Module, batches: Iterable[Tensor], *, network: nn.Module | 
         model.eval()
         with gathering(model) as statistics:
             for inputs in batches:
-                (model if network is None else network)(inputs)
+                args, kwargs = arguments(inputs)
+                (model if network is None else network)(*args, **kwargs)
     finally:
         for module, mode in modes.items():
             module.training = mode

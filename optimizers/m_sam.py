@@ -3,7 +3,8 @@ r"""m-SAM: SAM whose adversary sees m examples at a time, the m-sharpness that S
     d = Σ_i (m_i/n) ∇L_i(w + ρ ∇L_i(w)/‖∇L_i(w)‖)   over the micro-batches i of the batch
 
 Micro-batches are walked one after the other, or all at once by vmap where the model allows it: a model without buffers
-(BatchNorm would mix the micro-batches) and micro-batches of equal size. vmap needs n/m copies of the weights.
+(BatchNorm would mix the micro-batches), micro-batches of equal size and a mean over examples. vmap needs n/m copies of
+the weights.
 A micro-batch whose gradient at w is not finite does not climb; the others do. m = n is SAM; ρ = 0 is the base
 optimizer, which then sees the batch as a whole.
 
@@ -20,12 +21,14 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
 from optimizers.core import norms
 from optimizers.core.closures import BatchClosure, Closure, batch_closure
 from optimizers.core.registry import register
 from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.core.step import Step
+from optimizers.ground.rows import arguments
 
 
 @register(
@@ -67,7 +70,7 @@ class MicroSAM(SharpnessAware):
         batch = batch_closure(step.closure, "m-SAM splits the batch")
         self.check_closure(batch)
         size = self.m or len(batch)
-        if self.vectorize and self.perturbs and len(batch) % size == 0 and step.scaling is None:
+        if self.vectorize and self.perturbs and len(batch) % size == 0 and step.scaling is None and batch.count is None:
             return _all_at_once(step, batch, size)
         return super().gather(step, closure, gathered=gathered)
 
@@ -78,11 +81,11 @@ def _all_at_once(step: Step, batch: BatchClosure, size: int) -> Tensor:
     weights = {name: p.detach() for name, p in batch.model.named_parameters() if p in radius and p.requires_grad}
     radii = {name: radius[p] for name, p in batch.model.named_parameters() if name in weights}
 
-    def loss(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(weights: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
         with batch.autocast or nullcontext():
-            return batch.loss_fn(functional_call(batch.model, weights, (inputs,)), targets)
+            return batch.loss_fn(functional_call(batch.model, weights, *arguments(inputs)), targets)
 
-    def perturbed_gradient(inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def perturbed_gradient(inputs: Any, targets: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         gradient, value = grad_and_value(loss)(weights, inputs, targets)
         lengths = [torch.linalg.vector_norm(g, dtype=norms.accumulator(g.dtype)) for g in gradient.values()]
         length = torch.linalg.vector_norm(torch.stack(lengths))
@@ -93,9 +96,8 @@ def _all_at_once(step: Step, batch: BatchClosure, size: int) -> Tensor:
         }
         return grad_and_value(loss)(moved, inputs, targets)[0], value, finite
 
-    inputs = batch.inputs.unflatten(0, (-1, size))
-    targets = batch.targets.unflatten(0, (-1, size))
-    gradients, values, finite = torch.vmap(perturbed_gradient, randomness="different")(inputs, targets)
+    groups = pytree.tree_map(lambda tensor: tensor.unflatten(0, (-1, size)), (batch.inputs, batch.targets))
+    gradients, values, finite = torch.vmap(perturbed_gradient, randomness="different")(*groups)
     batch.model.zero_grad()
     for name, parameter in batch.model.named_parameters():
         if name in gradients:

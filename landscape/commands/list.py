@@ -13,7 +13,18 @@ from landscape.markdown import markdown_table
 from optimizers.ground.signatures import options_of
 
 CHOICES = {"policies": "policy", "metrics": "metric", "schedules": "rho_schedule"}
-KINDS = ("optimizers", "analyses", "models", "data", "augmentations", "bases", "studies", "experiments", *CHOICES)
+KINDS = (
+    "optimizers",
+    "analyses",
+    "models",
+    "data",
+    "augmentations",
+    "tasks",
+    "bases",
+    "studies",
+    "experiments",
+    *CHOICES,
+)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,12 +69,16 @@ def table(kind: str) -> str:
         )
     if kind in ("studies", "experiments"):
         return markdown_table(("name", "what it is"), [(f"`{n}`", first_comment(p)) for n, p in recipes(kind).items()])
-    from landscape import data, models
+    from landscape import data, models, tasks
     from landscape.training import bases
 
-    named = {"models": models.models, "data": data.datasets, "augmentations": data.augmentations, "bases": bases.bases}[
-        kind
-    ]
+    named = {
+        "models": models.models,
+        "data": data.datasets,
+        "augmentations": data.augmentations,
+        "tasks": tasks.tasks,
+        "bases": bases.bases,
+    }[kind]
     rows = [(f"`{name}`", (f.__doc__ or "").strip().split("\n")[0]) for name, f in sorted(named.factories.items())]
     return markdown_table(("name", "what it is"), rows)
 

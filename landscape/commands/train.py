@@ -30,5 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     run = train(experiment, directory, execution=execution, retention=retention)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
         metrics = run.metrics
-        reached = f", test accuracy {float(metrics.test_accuracy[-1]):.2%}" if "test_accuracy" in metrics else ""
+        reached = f", test loss {float(metrics.test_loss[-1]):.4g}" if "test_loss" in metrics else ""
+        if "test_accuracy" in metrics:
+            reached = f", test accuracy {float(metrics.test_accuracy[-1]):.2%}"
         print(f"{run.path}: step {run.steps[-1]}{reached}")

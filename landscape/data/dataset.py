@@ -29,12 +29,13 @@ class Data:
 
     A split is a `Split` of tensors, or any map-style data set (`len(dataset)`, `dataset[i]` is (input, target)), which is
     read as it is needed. `unaugmented` has the training examples as evaluations see them, where `train` itself augments
-    them. `source` brings the batches of training in the place of those drawn from `train`.
+    them. `source` brings the batches of training in the place of those drawn from `train`. Without `classes` the targets
+    are no labels, and nothing can be flipped.
     """
 
     train: Any
     test: Any
-    classes: int
+    classes: int | None = None
     flipped: Tensor | None = None
     unaugmented: Any = None
     source: Source | None = None
@@ -71,7 +72,10 @@ def with_label_noise(data: Data, fraction: float, random: torch.Generator) -> Da
     """
     if data.source is not None:
         raise ValueError("label_noise: expected 0 for a source that makes its own batches; redraw the labels there")
-    targets = data.train.targets.clone()
+    targets = data.train.targets
+    if data.classes is None or not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1:
+        raise ValueError("label_noise: expected a data set with labels (N,) and a number of classes, got other targets")
+    targets = targets.clone()
     chosen = torch.randperm(len(targets), generator=random)[: round(fraction * len(targets))]
     targets[chosen] = torch.randint(data.classes, (len(chosen),), generator=random).to(targets.dtype)
     unaugmented = data.unaugmented and data.unaugmented.with_targets(targets)
@@ -106,7 +110,7 @@ def load(experiment: Experiment) -> Data:
     return data
 
 
-def _require_whole(data: str, name: str, split: Split | Fetched, classes: int) -> None:
+def _require_whole(data: str, name: str, split: Split | Fetched, classes: int | None) -> None:
     """Refuse what would be found in the middle of a training, as far as a look at the tensors tells it."""
     if isinstance(split, Fetched):
         if not len(split):
@@ -118,11 +122,10 @@ def _require_whole(data: str, name: str, split: Split | Fetched, classes: int) -
             f"{data}: expected as many inputs as targets and at least one, "
             f"got {len(next(nested.tensors(split.stored)))} inputs and {len(split)} targets in {name}"
         )
-    for kind, value in (("inputs", split.stored), ("targets", split.targets)):
-        for tensor in nested.tensors(value):
-            if tensor.is_floating_point() and not bool((finite := tensor.isfinite()).all()):
-                row = int((~finite).nonzero()[0, 0])
-                raise ValueError(f"{data}: expected finite {kind}, got NaN or infinite ones in example {row} of {name}")
+    for tensor in nested.tensors(split.stored):  # targets that are missing may be a matter of the task
+        if tensor.is_floating_point() and not bool((finite := tensor.isfinite()).all()):
+            row = int((~finite).nonzero()[0, 0])
+            raise ValueError(f"{data}: expected finite inputs, got NaN or infinite ones in example {row} of {name}")
     labels = split.targets
     if isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point() and classes:
         wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= classes)

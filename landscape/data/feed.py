@@ -107,6 +107,11 @@ class Feed:
         """How many a split has."""
         return len(self._kinds[split])
 
+    def targets(self, split: str) -> Any:
+        """All targets of a split of tensors; None where they are only read with their examples."""
+        found = self._kinds[split]
+        return found.targets if isinstance(found, Split) else None
+
     def batches(self, epoch: int, position: int = 0, rank: int = 0, world: int = 1) -> Iterator[Minibatch]:
         """The batches of an epoch from `position` on, the share of process `rank` of `world` of each."""
         found = self.source.batches(epoch, position, rank, world)

@@ -15,9 +15,10 @@ models = Named("model")
 def build(experiment: Experiment, data: Data) -> torch.nn.Module:
     """The experiment's network on the CPU, initialised from the stream "model initialisation" of its seed.
 
-    A factory that takes `input_shape` (the shape of one example) or `classes` is given them.
+    A factory that takes `input_shape` (the shape of one example; of inputs in parts, those of the parts) or `classes`
+    is given them, if the data set has any.
     """
-    given = {"input_shape": data.input_shape, "classes": data.classes}
+    given = {"input_shape": data.input_shape} | ({} if data.classes is None else {"classes": data.classes})
     with isolated(experiment.seed, "model initialisation"):
         model = models.create(experiment.model, given, experiment.model_options)
     if not isinstance(model, torch.nn.Module):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from landscape.objective.loss_average import TorchLoss
 from landscape.objective.repeated_walks import fresh_walk, generators_kept, require_same
+from optimizers.ground.rows import first_tensor, rows_of
 
 IGNORED = -100  # the target that torch's losses pass over unless told otherwise
 Count = Callable[[Any, Any], int]
@@ -215,28 +216,6 @@ class Batches(Sequence[Any]):
         return value
 
 
-def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments that `inputs` stands for."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs), {}) if isinstance(inputs, tuple) else ((inputs,), {})
-
-
-def rows_of(value: Any, part: slice, rows: int) -> Any:
-    """The rows `part` of every tensor that has `rows` rows."""
-    if isinstance(value, Tensor):
-        if not value.ndim or value.shape[0] != rows:
-            return value
-        if value.layout != torch.strided:
-            return value.index_select(0, torch.arange(rows, device=value.device)[part])
-        return value[part]
-    if isinstance(value, Mapping):
-        return {key: rows_of(entry, part, rows) for key, entry in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(rows_of(entry, part, rows) for entry in value)
-    return value
-
-
 def by_rows(value: Any, rows: int) -> bool:
     """Whether every tensor of `value` has `rows` rows, and nothing in it could hide others."""
     if isinstance(value, Tensor):
@@ -250,7 +229,7 @@ def by_rows(value: Any, rows: int) -> bool:
 
 def _rows(inputs: Any, targets: Any) -> int:
     for value in (targets, inputs):
-        tensor = _first_tensor(value)
+        tensor = first_tensor(value)
         if tensor is not None and tensor.ndim:
             return tensor.shape[0]
     raise ValueError(
@@ -266,15 +245,3 @@ def _holds_ignored(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(_holds_ignored(entry) for entry in value.values())
     return isinstance(value, tuple | list) and any(map(_holds_ignored, value))
-
-
-def _first_tensor(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        value = [value[key] for key in ("labels", "targets") if key in value] + list(value.values())
-    for entry in value if isinstance(value, tuple | list) else ():
-        tensor = _first_tensor(entry)
-        if tensor is not None:
-            return tensor
-    return None

@@ -31,15 +31,16 @@ def normaliser(objective: LossOfTheta, likelihood: Likelihood | None) -> Callabl
         function = likelihood
         return lambda output, _: function(output)
     if likelihood == "categorical":
-        return lambda output, batch: _categorical(_tensor(output), batch, loss)
+        return lambda output, batch: _categorical(_tensor(output, loss), batch, loss)
     if likelihood == "bernoulli":
-        return lambda output, batch: _bernoulli(_tensor(output), batch, loss)
+        return lambda output, batch: _bernoulli(_tensor(output, loss), batch, loss)
     if likelihood == "gaussian":
 
         def gaussian(output: Any, batch: Batch) -> Tensor:
             # A mean over rows, where the operator weighs batches by what the loss is a mean over: entries, perhaps.
             share = (batch.examples / objective.examples) / (batch.weight / objective.weight)
-            return share * 0.5 * _tensor(output).square().sum() / _tensor(output).shape[0]
+            values = _tensor(output, loss)
+            return share * 0.5 * values.square().sum() / values.shape[0]
 
         return gaussian
     raise ValueError(
@@ -74,7 +75,9 @@ def _positive(pos_weight: Tensor | None, targets: Any) -> Tensor | None:
     return None if pos_weight is None else 1 + (pos_weight.to(targets.device) - 1) * targets
 
 
-def _tensor(output: Any) -> Tensor:
+def _tensor(output: Any, loss: TorchLoss | None) -> Tensor:
+    """The outputs that the likelihood is of."""
+    output = output if loss is None else loss.of_outputs(output)
     if not isinstance(output, Tensor):
         raise ValueError(
             f"expected outputs that are one tensor, got {type(output).__name__}; pass likelihood=function of the outputs"

@@ -10,7 +10,8 @@ r"""What a loss averages over: the denominator of its mean, so that uneven batch
 | anything else                           | rows of the targets, or what `count` says                |
 
 This is torch's own arithmetic, so that L is what torch gives for all the data in one batch. A loss of its kind with
-`reduction="sum"` is refused.
+`reduction="sum"` is refused. A loss that is one of torch's of a part of the outputs, or of outputs and targets in another
+arrangement, says so by an attribute `torch_loss`, which is a `TorchLoss`.
 """
 
 from __future__ import annotations
@@ -43,10 +44,15 @@ ELEMENTS: dict[type[nn.Module], Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class TorchLoss:
-    """One of torch's losses with its settings, whether it was given as a module, a function or a partial of one."""
+    """One of torch's losses with its settings, whether it was given as a module, a function or a partial of one.
+
+    `of_outputs` and `of_targets` make of what the model returns, and of the data's targets, what the loss takes.
+    """
 
     function: Callable[..., Tensor]
     settings: Mapping[str, Any]
+    of_outputs: Callable[[Any], Any] = lambda outputs: outputs
+    of_targets: Callable[[Tensor], Tensor] = lambda targets: targets
 
     @property
     def by_class(self) -> bool:
@@ -55,6 +61,7 @@ class TorchLoss:
 
     def denominators(self, targets: Tensor) -> Tensor:
         """What each term of the mean adds to its denominator: by position for classes, else by entry."""
+        targets = self.of_targets(targets)
         if not self.by_class:
             if self.settings.get("reduction") == "batchmean":
                 return torch.ones(len(targets), device=targets.device)
@@ -93,6 +100,9 @@ def torch_loss(loss_fn: Callable[..., Any]) -> TorchLoss | None:
 
 
 def _recognised(loss_fn: Callable[..., Any]) -> TorchLoss | None:
+    described = getattr(loss_fn, "torch_loss", None)
+    if isinstance(described, TorchLoss):
+        return described
     functions = {**CLASSES, **ELEMENTS}
     if isinstance(loss_fn, nn.Module):
         for kind, function in functions.items():

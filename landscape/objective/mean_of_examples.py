@@ -12,8 +12,9 @@ import itertools
 
 import torch
 
-from landscape.objective.batches import Batch, by_rows, rows_of
+from landscape.objective.batches import Batch, by_rows
 from landscape.objective.loss_of_theta import LossOfTheta
+from optimizers.ground.rows import rows_of
 
 ROWS = 8  # of the first batch that a first look is taken at
 ROUNDING = {torch.float64: 1e-6, torch.float32: 2e-3}  # relative; 0.05 for lower ones, and under autocast

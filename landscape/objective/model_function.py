@@ -23,12 +23,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from landscape.objective.affine_batch_norm import AffineBatchNorm
-from landscape.objective.batches import Batch, arguments
+from landscape.objective.batches import Batch
 from landscape.objective.loss_average import torch_loss
 from landscape.objective.model_state import state_kept
 from landscape.objective.random_modules import refuse_random_modules
 from landscape.objective.repeated_walks import generators_kept
 from optimizers.core.passes import frozen_batch_norm
+from optimizers.ground.rows import arguments
 
 Mode = Literal["eval", "unchanged", "batch"]
 LossFunction = Callable[[Any, Any], Tensor]

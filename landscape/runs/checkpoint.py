@@ -210,7 +210,7 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         data_parallel: bool = False,
     ) -> Objective:
-        """The experiment's mean loss over a split, without augmentation, at this checkpoint's weights and buffers.
+        """The loss of the experiment's task, its mean over a split without augmentation, at this checkpoint's weights.
 
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
         for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over
@@ -221,11 +221,12 @@ class Checkpoint:
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
         """
+        from landscape import tasks
         from landscape.data import Feed
         from landscape.objective.objective import Objective
         from landscape.seeding import generator
 
-        loaded = self.data()
+        loaded, loss = self.data(), tasks.TaskLoss(tasks.build(self.experiment))
         feed = Feed(self.experiment, self.execution, loaded, torch.device("cpu"), dtype)
         total = len(loaded.split(split))
         if examples is None and draw:
@@ -240,18 +241,22 @@ class Checkpoint:
         processes = torch.distributed.get_world_size() if data_parallel else 1
         size = batch_size or min(EVALUATION_BATCH, -(-len(index) // processes))
         batches = feed.walk(split, index.split(size))
+        counted = None if loss.torch_loss else loss.count
         objective = Objective(
             self._model(loaded, torch.device(device or "cpu"), evaluated=mode != "batch"),
-            self.experiment.loss_fn(),
+            loss,
             batches,
             device=device,
             dtype=dtype,
             mode=mode,
+            count=counted,
             micro_batch=micro_batch,
             autocast=autocast,
             data_parallel=data_parallel,
         )
         objective.population = total
+        if counted is not None:
+            objective.population = sum(counted(*batch) for batch in feed.walk(split, torch.arange(total).split(size)))
         return objective
 
     def _model(self, data: Data, device: torch.device, *, evaluated: bool = True) -> nn.Module:

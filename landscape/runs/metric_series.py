@@ -53,8 +53,9 @@ def as_dataset(series: Mapping[str, Series], *, examples: object = None) -> xr.D
     for coordinate, names in coordinates(series).items():
         variables[coordinate] = xr.Variable(coordinate, series[names[0]][0])
         variables |= {name: xr.Variable(coordinate, series[name][1]) for name in names}
-    for name in {"train_loss", "train_accuracy"} & variables.keys() if examples is not None else ():
-        variables[name].attrs["examples"] = examples
+    for name, variable in variables.items() if examples is not None else ():
+        if name.startswith("train_") and name not in variable.dims:
+            variable.attrs["examples"] = examples
     return xr.Dataset(variables)
 
 

@@ -153,7 +153,7 @@ class Run:
         """All metrics of the run so far: dimension `step` for what is recorded at every step.
 
         Series recorded at other steps have a dimension of their own, `<first name>_step`, shared by those recorded
-        together. `train_loss` and `train_accuracy` are over as many training examples as their attribute `examples`
+        together. Those named `train_…` are over as many training examples as their attribute `examples`
         says, or all. Reads each file's segment once, a few kilobytes of it.
         """
         series = self.all_series()

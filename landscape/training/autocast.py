@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Autocast(nn.Module):
@@ -14,7 +16,7 @@ class Autocast(nn.Module):
         self.network = network
         self.device_type = device.type
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """The network's outputs."""
         with torch.autocast(self.device_type, torch.bfloat16):
-            return self.network(inputs)
+            return self.network(*inputs, **named)

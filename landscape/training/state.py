@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 import optimizers
-from landscape import data, distributed, models, running_statistics
-from landscape.data import nested
+from landscape import data, distributed, models, running_statistics, tasks
 from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.checkpoint import EVALUATION, Checkpoint
@@ -23,11 +22,13 @@ from landscape.runs.named_vectors import in_order_of_model, parameter_order
 from landscape.runs.run import Run
 from landscape.seeding import global_state, set_global_state
 from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples
+from landscape.tasks.checks import ROWS, require_fit
 from landscape.tf32 import tf32_in_use
 from landscape.training import probes
 from landscape.training.autocast import Autocast
 from landscape.training.bases import build_base
 from landscape.training.departures import departed
+from landscape.training.evaluation import SPLITS, accumulator, measure
 from landscape.training.interruption import Interruption
 from landscape.training.methods import build_method
 from landscape.training.recorder import Recorder
@@ -43,8 +44,9 @@ class Training:
     """All that changes while an experiment runs: model, optimizer, schedule, step, metrics.
 
     Batches come from the feed's source, which is a pure function of (seed, epoch, index): the position in the data is a
-    function of the step alone, and what is read ahead is no state. A method's options that follow the length of the training (`lengths` of its
-    registration) follow this one's where the experiment does not say them; with `continued` they are that checkpoint's.
+    function of the step alone, and what is read ahead is no state. A method's options that follow the length of the
+    training (`lengths` of its registration) follow this one's where the experiment does not say them; with `continued`
+    they are that checkpoint's.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Training:
         self.model = models.build(experiment, loaded).to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.network = Autocast(self.model, self.device) if experiment.precision == "bf16" else self.model
-        self.loss_fn = experiment.loss_fn()
+        self.loss = tasks.TaskLoss(tasks.build(experiment)).to(self.device)
         base = build_base(experiment, self.model)
         base.register_step_pre_hook(self._before_descent)
         self.steps_per_epoch = self.feed.source.steps_per_epoch
@@ -81,9 +83,8 @@ class Training:
         self.departures = ""  # what makes it no longer bit-equal to an uninterrupted training, one line each
         self.statistics: running_statistics.Statistics | None = None  # BatchNorm's, if this step has been evaluated
 
-    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean training loss of the network's outputs, in the precision of the weights."""
-        return self.loss_fn(outputs.to(self.experiment.dtype), targets)
+    def _closure(self, inputs: Any, targets: Any) -> optimizers.BatchClosure:
+        return optimizers.BatchClosure(self.network, self.loss, inputs, targets, count=self.loss.weighs)
 
     def _before_descent(self, base: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Note the norm of the gradient that the base is about to use, then clip it."""
@@ -111,6 +112,11 @@ class Training:
         elif last == 0:
             batches *= 2
         self.model.train()
+        few = self._closure(*batches[0][:2]).split(ROWS)[0]
+        with torch.no_grad():
+            prediction = self.loss.prediction(few.forward())
+        targets = {name: self.feed.targets(name) for name in SPLITS}
+        require_fit(self.loss, self.experiment.task, prediction, few.targets, targets)
         for batch in batches[: self.steps]:
             self._advance(batch)
             if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
@@ -128,23 +134,24 @@ class Training:
 
         All passes of the method see the same inputs: what is random about them was drawn when the batch was made.
         """
-        inputs, targets, examples = batch
+        examples = batch.examples
+        whole = self._closure(batch.inputs, batch.targets)  # of this process's share, or of all where probes look at it
         if self.execution.probe_every and self.step % self.execution.probe_every == 0:
             radii = self.execution.probe_rho_sam, self.execution.probe_rho_msam
-            numbers = probes.probe(
-                self.model, lambda: self.loss_of(self.network(inputs), targets), self.optimizer, *radii
-            )
+            numbers = probes.probe(self.model, lambda: whole.evaluate()[1], self.optimizer, *radii)
             self.recorder.record(self.step, **numbers)
-        whole = optimizers.BatchClosure(self.network, self.loss_of, inputs, targets)
         size = self.execution.micro_batch_size or examples
 
         def in_parts() -> Tensor:
             self.optimizer.zero_grad()
             total = torch.zeros((), device=self.device, dtype=self.experiment.dtype)
-            mine = torch.arange(nested.rows(targets), device=self.device)
-            for part in (distributed.share(mine) if len(mine) == examples else mine).split(size):
-                found = self.loss_of(self.network(nested.taken(inputs, part)), nested.taken(targets, part))
-                value = found * (len(part) / examples)
+            mine = whole
+            if len(whole) == examples and distributed.world_size() > 1:
+                mine = whole.select(distributed.share(torch.arange(examples, device=self.device)))
+            terms = self._terms(mine, examples)
+            for part in mine.split(size):
+                loss = part.evaluate()[1]
+                value = (loss * self._share(part, terms)).to(loss.dtype)
                 value.backward()
                 total += value.detach()
             return distributed.sum_gradients(self.parameters, total)
@@ -156,6 +163,16 @@ class Training:
         self.schedule.step()
         self.step += 1
         self.statistics = None
+
+    def _terms(self, mine: optimizers.BatchClosure, examples: int) -> int | Tensor:
+        """Over how much the whole batch's mean is: examples, or what the shares of all processes count together."""
+        if self.loss.weighs is None:
+            return examples
+        counted = torch.as_tensor(self.loss.weighs(mine.targets), device=self.device).to(accumulator(self.device))
+        return distributed.sum_over_processes([counted])[0].clamp(min=1)
+
+    def _share(self, part: optimizers.BatchClosure, terms: int | Tensor) -> Any:
+        return len(part) / terms if self.loss.weighs is None else self.loss.weighs(part.targets) / terms
 
     def run_epoch(self, interruption: Interruption) -> None:
         """The steps from here to the end of the epoch, or to an interruption."""
@@ -185,7 +202,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, interruption: Interruption | None = None) -> None:
-        """Loss and accuracy at the clean weights, with BatchNorm's statistics gathered there: `evaluation_examples`
+        """Loss and metrics at the clean weights, with BatchNorm's statistics gathered there: `evaluation_examples`
         training examples, the same each time, and the whole test split.
 
         Cost: two forward passes of those training examples, one without BatchNorm, and one of the test split. Gives up
@@ -203,16 +220,10 @@ class Training:
         found: dict[str, Tensor] = {}
         with running_statistics.holding(self.model, statistics):
             everything = torch.arange(self.feed.examples("test"), device=self.device)
-            for name, chosen in (("train", self.evaluated), ("test", everything)):
-                sums = torch.zeros(2, device=self.device, dtype=_accumulator(self.device))
+            for name, chosen in zip(SPLITS, (self.evaluated, everything), strict=True):
                 parts = itertools.takewhile(goes_on, distributed.share(chosen).split(EVALUATION_BATCH))
-                for inputs, targets in self.feed.fixed(name, parts):
-                    outputs = self.network(inputs)
-                    value = self.loss_of(outputs, targets)
-                    count = nested.rows(targets)
-                    sums += torch.stack([value.to(sums) * count, (outputs.argmax(-1) == targets).sum().to(sums)])
-                (sums,) = distributed.sum_over_processes([sums])
-                found |= {f"{name}_loss": sums[0] / len(chosen), f"{name}_accuracy": sums[1] / len(chosen)}
+                measured = measure(self.network, self.loss, self.feed.fixed(name, parts), self.device)
+                found |= {f"{name}_{quantity}": value for quantity, value in measured.items()}
         if not goes_on(self.evaluated):
             return
         self.recorder.record(self.step, **found)
@@ -277,8 +288,3 @@ class Training:
             self.recorder.resume(checkpoint.metrics)
         elif self.step % self.steps_per_epoch == 0:
             self.statistics = checkpoint.statistics or running_statistics.own(self.model)
-
-
-def _accumulator(device: torch.device) -> torch.dtype:
-    """Of sums over a split."""
-    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from landscape import distributed, imports
+from landscape import distributed, imports, tasks
 from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.retention import Retention
@@ -21,13 +21,12 @@ from landscape.seeding import isolated
 from landscape.store.background_writer import BackgroundWriter
 from landscape.tf32 import tf32
 from landscape.training.beginning import given_back, last_of_its_experiment, rehearse
+from landscape.training.evaluation import evaluated
 from landscape.training.interruption import Interrupted, Interruption
 from landscape.training.prolonged import prolong, prolonged
 from landscape.training.state import NonFiniteLoss, Training
 
 __all__ = ["NonFiniteLoss", "Training", "train"]
-
-EVALUATED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "gradient_evaluations")
 
 
 def train(
@@ -63,7 +62,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written and the same call continues.
     """
     if retention is not None:
-        retention.check(EVALUATED)
+        retention.check(evaluated(tasks.build(experiment)))
     last, longer = None, False
     new = not (Path(directory) / "experiment.toml").exists()
     if not new:

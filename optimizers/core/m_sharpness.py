@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from optimizers.core.closures import BatchClosure
+from optimizers.core.closures import BatchClosure, scale
 from optimizers.core.passes import Whole, two_gradients
 from optimizers.core.step import Step
 
@@ -26,13 +25,14 @@ def part_by_part(optimizer: Whole, step: Step, batch: BatchClosure, m: int) -> A
     loss: Any = 0.0
     total: dict[Tensor, Tensor] = {}
     for part in batch.split(m):
-        weight = len(part) / len(batch)
+        weight = part.share_of(batch)
+        rows = len(part) / len(batch)
         climb = step.of(part)
         loss = loss + weight * two_gradients(optimizer, climb, part)
-        spent += weight * climb.evaluations
+        spent += rows * climb.evaluations
         parameters = [p for p in optimizer.parameters if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, weight)
+        scale(gradients, weight)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             total[parameter] = total[parameter] + gradient if parameter in total else gradient
             parameter.grad = None

@@ -27,12 +27,14 @@ ARROWS = {
     "landscape.objective": ("optimizers.core", "landscape (ground)"),
     "landscape.data": ("landscape (ground)",),
     "landscape.models": ("landscape (ground)", "landscape.data"),
+    "landscape.tasks": ("landscape (ground)", "landscape.objective"),
     "landscape.store": ("landscape (ground)",),
     "landscape.runs": (
         "landscape (ground)",
         "landscape.objective",
         "landscape.data",
         "landscape.models",
+        "landscape.tasks",
         "landscape.store",
     ),
     "landscape.training": (
@@ -40,6 +42,7 @@ ARROWS = {
         "landscape (ground)",
         "landscape.data",
         "landscape.models",
+        "landscape.tasks",
         "landscape.store",
         "landscape.runs",
     ),

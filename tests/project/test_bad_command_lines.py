@@ -19,8 +19,9 @@ import optimizers
 from landscape import data, models
 from landscape.__main__ import main
 from landscape.runs.retention import Retention
+from landscape.tasks import build
 from landscape.training import bases
-from landscape.training.training import EVALUATED
+from landscape.training.evaluation import evaluated
 from optimizers.core.registry import _METHODS
 from optimizers.ground.signatures import Range, fits, options_of
 
@@ -228,7 +229,7 @@ def test_the_metrics_that_decide_which_is_best_are_those_measured_at_checkpoints
     opened = Run.open(run)
     last = opened.steps[-1]
     measured = {name for name, (steps, _) in opened.all_series().items() if len(steps) and steps[-1] == last}
-    assert measured == set(EVALUATED)
+    assert measured == set(evaluated(build(opened.experiment)))
     assert Retention(best="nowhere").kept([0, 1, 2], lambda metric, step: None) == {0, 1, 2}
 
 

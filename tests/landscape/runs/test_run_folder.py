@@ -197,7 +197,7 @@ def test_a_checkpoint_brings_its_model_and_objective(tmp_path):
     rebuilt = checkpoint.model().eval()
     outputs = rebuilt(loaded.test.inputs)
     assert torch.equal(outputs, model.eval()(loaded.test.inputs))
-    expected = EXPERIMENT.loss_fn()(outputs.double(), loaded.test.targets)
+    expected = torch.nn.CrossEntropyLoss()(outputs.double(), loaded.test.targets)
     assert checkpoint.objective("test", dtype=torch.float64)().item() == pytest.approx(expected.item(), rel=1e-6)
     some, again = (checkpoint.objective(examples=100) for _ in range(2))
     assert some.examples == 100

@@ -226,3 +226,49 @@ def test_the_gradient_of_a_learnable_loss_does_not_add_up(method, as_function):
             training.number += 1
         finals.append([*training.weights(), loss.temperature.detach().clone()])
     assert same(*finals)
+
+
+class Named(torch.nn.Module):
+    """Takes two tensors by name and returns a dict, as models of language do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        return {"loss": None, "logits": self.layer(x) + shift}
+
+
+def test_a_batch_of_any_form_is_weighed_by_what_its_mean_counts() -> None:
+    """Inputs by name, a dict as output, targets that are ignored: the parts add up to the batch for every use of them."""
+    model, random = Named().double(), torch.Generator().manual_seed(0)
+    x = torch.randn(10, 3, dtype=torch.float64, generator=random)
+    inputs = {"x": x, "shift": torch.randn(10, 2, dtype=torch.float64, generator=random)}
+    targets = torch.tensor([0, 1, -100, -100, -100, 1, -100, 0, 1, 1])
+    loss = torch.nn.functional.cross_entropy
+
+    def mean(outputs, targets):
+        total = loss(outputs["logits"], targets, reduction="sum")
+        return total / (targets != -100).sum().clamp(min=1)
+
+    def gradients() -> torch.Tensor:
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    expected = loss(model(**inputs)["logits"], targets)
+    model.zero_grad()
+    expected.backward()
+    gradient, parameters = gradients(), list(model.parameters())
+    vectors = [torch.ones_like(parameter) for parameter in parameters]
+    products = []
+    for at_once in (None, 1, 3):
+        batch = optimizers.BatchClosure(
+            model, mean, inputs, targets, count=lambda y: (y != -100).sum(), at_once=at_once
+        )
+        torch.testing.assert_close(batch(), expected, rtol=0, atol=1e-14)
+        torch.testing.assert_close(gradients(), gradient, rtol=0, atol=1e-14)
+        each = batch.losses(batch.outputs)
+        torch.testing.assert_close(each, loss(batch.outputs["logits"], targets, reduction="none"))
+        torch.testing.assert_close(batch.losses_now(), each)
+        products.append(torch.cat([p.flatten() for p in batch.hessian_product(parameters, vectors)]))
+    torch.testing.assert_close(products[1], products[0], rtol=0, atol=1e-14)
+    torch.testing.assert_close(products[2], products[0], rtol=0, atol=1e-14)
