@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,21 @@ def evaluated_examples(most: int, in_all: int) -> Tensor:
     return torch.arange(in_all) if in_all <= most else shared_examples("train", most, in_all)
 
 
-def equal_batches(index: Tensor) -> tuple[Tensor, ...]:
-    """`index` in batches of one size, or of two that differ by one."""
-    return index.tensor_split(-(-len(index) // EVALUATION_BATCH))
+def equal_batches(index: Tensor, least: int = 1) -> tuple[Tensor, ...]:
+    """`index` in batches of one size, or of two that differ by one; `least` of them or more."""
+    return index.tensor_split(max(least, -(-len(index) // EVALUATION_BATCH)))
+
+
+class EvaluatedBatches(Sequence[tuple[Tensor, Tensor]]):
+    """The training examples that an evaluation looks at, in its batches; each is copied when it is asked for."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, *, dtype: torch.dtype, most: int, least: int = 1) -> None:
+        self._inputs, self._targets, self._dtype = inputs, targets, dtype if inputs.is_floating_point() else None
+        self._parts = equal_batches(evaluated_examples(most, len(targets)), least)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, position: Any) -> Any:
+        part = self._parts[position]
+        return self._inputs[part].to("cpu", self._dtype), self._targets[part]

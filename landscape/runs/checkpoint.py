@@ -18,7 +18,7 @@ from landscape import running_statistics
 from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
 from landscape.runs.metric_series import Series
 from landscape.runs.named_vectors import NamedVectors
-from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples, shared_examples
+from landscape.shared_examples import EVALUATION_BATCH, EvaluatedBatches, shared_examples
 from landscape.shortened import shortened
 from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
@@ -247,7 +247,12 @@ class Checkpoint:
             data_parallel=data_parallel,
         )
         objective.population = len(chosen.targets)
+        objective.statistics_over = objective.on(self._evaluated(data, dtype, least=processes)).batches
         return objective
+
+    def _evaluated(self, data: Data, dtype: torch.dtype | None = None, least: int = 1) -> EvaluatedBatches:
+        kind, most = dtype or self.experiment.dtype, self.experiment.evaluation_examples
+        return EvaluatedBatches(data.train.inputs, data.train.targets, dtype=kind, most=most, least=least)
 
     def _model(self, data: Data, device: torch.device, *, evaluated: bool = True) -> nn.Module:
         """On the CPU; what has to be gathered is gathered on `device`."""
@@ -265,10 +270,9 @@ class Checkpoint:
 
     def _gathered(self, model: nn.Module, data: Data, device: torch.device) -> running_statistics.Statistics:
         """As the training's evaluation gathers them: over the same batches, through the same autocast."""
-        train = data.train.to("cpu", self.experiment.dtype)
-        batches = equal_batches(evaluated_examples(self.experiment.evaluation_examples, len(train)))
+        inputs = (inputs.to(device) for inputs, _ in self._evaluated(data))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
-            found = running_statistics.gather(model.to(device), (train.inputs[part].to(device) for part in batches))
+            found = running_statistics.gather(model.to(device), inputs)
         model.to("cpu")
         return {name: tensor.cpu() for name, tensor in found.items()}
 
