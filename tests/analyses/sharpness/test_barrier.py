@@ -14,7 +14,6 @@ from torch.optim.swa_utils import update_bn
 import analyses
 from landscape.experiment import Experiment
 from landscape.objective.objective import Objective
-from landscape.runs.checkpoint import Checkpoint
 from landscape.shared_examples import evaluated_examples
 from landscape.training.training import train
 
