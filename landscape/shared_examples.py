@@ -18,6 +18,23 @@ def shared_examples(split: str, examples: int, in_all: int, draw: int = 0) -> Te
     return torch.randperm(in_all, generator=generator(draw, f"examples of {split}"))[:examples]
 
 
+def chosen_examples(
+    split: str, inputs: Tensor, targets: Tensor, *, examples: int | None, draw: int, shuffle: int | None
+) -> tuple[Tensor, Tensor]:
+    """The shared examples of a split's, all for None; in an order drawn from the seed `shuffle` where that is asked for."""
+    if examples is None and draw:
+        raise ValueError(f"draw: chooses which examples are taken; expected examples beside it, got draw={draw} alone")
+    if examples is not None:
+        if not 1 <= examples <= len(targets):
+            raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
+        index = shared_examples(split, examples, len(targets), draw)
+        inputs, targets = inputs[index], targets[index]
+    if shuffle is not None:
+        index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
+        inputs, targets = inputs[index], targets[index]
+    return inputs, targets
+
+
 def evaluated_examples(most: int, in_all: int) -> Tensor:
     """Indices of the training examples that an evaluation looks at: all in their own order, or `most` shared ones."""
     return torch.arange(in_all) if in_all <= most else shared_examples("train", most, in_all)

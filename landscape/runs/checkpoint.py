@@ -18,7 +18,7 @@ from landscape import running_statistics
 from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_checkpoint
 from landscape.runs.metric_series import Series
 from landscape.runs.named_vectors import NamedVectors
-from landscape.shared_examples import EVALUATION_BATCH, EvaluatedBatches, shared_examples
+from landscape.shared_examples import EVALUATION_BATCH, EvaluatedBatches, chosen_examples
 from landscape.shortened import shortened
 from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
@@ -208,37 +208,25 @@ class Checkpoint:
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
         for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over
         examples does not depend on it, a question about single minibatches does, and wants them put together at random,
-        as training does: `shuffle` is the seed of that order. `mode`, `micro_batch` and `autocast` as `Objective` has
+        as training does: `shuffle` is the seed of that order, and sums over all data walk batches of 1024 where that changes
+        no number (BatchNorm with the batch's statistics aside). `mode`, `micro_batch` and `autocast` as `Objective` has
         them. `data_parallel`: each process of the initialised `torch.distributed` group works on its share, all ask alike.
 
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
         """
         from landscape.objective.objective import Objective
-        from landscape.seeding import generator
 
         data = self.data()
         chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
         inputs, targets = chosen.inputs, chosen.targets
-        if examples is None and draw:
-            raise ValueError(
-                f"draw: chooses which examples are taken; expected examples beside it, got draw={draw} alone"
-            )
-        if examples is not None:
-            if not 1 <= examples <= len(targets):
-                raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
-            index = shared_examples(split, examples, len(targets), draw)
-            inputs, targets = inputs[index], targets[index]
-        if shuffle is not None:
-            index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
-            inputs, targets = inputs[index], targets[index]
+        inputs, targets = chosen_examples(split, inputs, targets, examples=examples, draw=draw, shuffle=shuffle)
         processes = torch.distributed.get_world_size() if data_parallel else 1
         size = batch_size or min(EVALUATION_BATCH, -(-len(targets) // processes))
-        batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         objective = Objective(
             self._model(data, torch.device(device or "cpu"), evaluated=mode != "batch"),
             self.experiment.loss_fn(),
-            batches,
+            list(zip(inputs.split(size), targets.split(size), strict=True)),
             device=device,
             dtype=dtype,
             mode=mode,
@@ -247,6 +235,9 @@ class Checkpoint:
             data_parallel=data_parallel,
         )
         objective.population = len(chosen.targets)
+        if shuffle is not None and not data_parallel and objective.function.batch_norm != "batch statistics":
+            whole = zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
+            objective.batches.larger = objective.on(list(whole)).batches
         objective.statistics_over = objective.on(self._evaluated(data, dtype, least=processes)).batches
         return objective
 
