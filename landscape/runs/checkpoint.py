@@ -19,7 +19,7 @@ from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_c
 from landscape.runs.described import execution_in, experiment_in
 from landscape.runs.metric_series import Series
 from landscape.runs.named_vectors import NamedVectors
-from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples, shared_examples
+from landscape.shared_examples import EVALUATION_BATCH, EvaluatedBatches, chosen_examples
 from landscape.shortened import shortened
 from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
@@ -215,37 +215,25 @@ class Checkpoint:
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
         for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over
         examples does not depend on it, a question about single minibatches does, and wants them put together at random,
-        as training does: `shuffle` is the seed of that order. `mode`, `micro_batch` and `autocast` as `Objective` has
+        as training does: `shuffle` is the seed of that order, and sums over all data walk batches of 1024 where that changes
+        no number (BatchNorm with the batch's statistics aside). `mode`, `micro_batch` and `autocast` as `Objective` has
         them. `data_parallel`: each process of the initialised `torch.distributed` group works on its share, all ask alike.
 
         Raises:
             ValueError: No such split, or not between 1 and all examples asked for.
         """
         from landscape.objective.objective import Objective
-        from landscape.seeding import generator
 
         data = self.data()
         chosen = data.split(split).to("cpu", dtype or self.experiment.dtype)
         inputs, targets = chosen.inputs, chosen.targets
-        if examples is None and draw:
-            raise ValueError(
-                f"draw: chooses which examples are taken; expected examples beside it, got draw={draw} alone"
-            )
-        if examples is not None:
-            if not 1 <= examples <= len(targets):
-                raise ValueError(f"examples: expected 1 to {len(targets)} of the {split} split, got {examples}")
-            index = shared_examples(split, examples, len(targets), draw)
-            inputs, targets = inputs[index], targets[index]
-        if shuffle is not None:
-            index = torch.randperm(len(targets), generator=generator(shuffle, "order of the batches"))
-            inputs, targets = inputs[index], targets[index]
+        inputs, targets = chosen_examples(split, inputs, targets, examples=examples, draw=draw, shuffle=shuffle)
         processes = torch.distributed.get_world_size() if data_parallel else 1
         size = batch_size or min(EVALUATION_BATCH, -(-len(targets) // processes))
-        batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         objective = Objective(
             self._model(data, torch.device(device or "cpu"), evaluated=mode != "batch"),
             self.experiment.loss_fn(),
-            batches,
+            list(zip(inputs.split(size), targets.split(size), strict=True)),
             device=device,
             dtype=dtype,
             mode=mode,
@@ -254,7 +242,15 @@ class Checkpoint:
             data_parallel=data_parallel,
         )
         objective.population = len(chosen.targets)
+        if shuffle is not None and not data_parallel and objective.function.batch_norm != "batch statistics":
+            whole = zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
+            objective.batches.larger = objective.on(list(whole)).batches
+        objective.statistics_over = objective.on(self._evaluated(data, dtype, least=processes)).batches
         return objective
+
+    def _evaluated(self, data: Data, dtype: torch.dtype | None = None, least: int = 1) -> EvaluatedBatches:
+        kind, most = dtype or self.experiment.dtype, self.execution.evaluation_examples
+        return EvaluatedBatches(data.train.inputs, data.train.targets, dtype=kind, most=most, least=least)
 
     def _model(self, data: Data, device: torch.device, *, evaluated: bool = True) -> nn.Module:
         """On the CPU; what has to be gathered is gathered on `device`."""
@@ -272,10 +268,9 @@ class Checkpoint:
 
     def _gathered(self, model: nn.Module, data: Data, device: torch.device) -> running_statistics.Statistics:
         """As the training's evaluation gathers them: over the same batches, through the same autocast."""
-        train = data.train.to("cpu", self.experiment.dtype)
-        batches = equal_batches(evaluated_examples(self.execution.evaluation_examples, len(train)))
+        inputs = (inputs.to(device) for inputs, _ in self._evaluated(data))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
-            found = running_statistics.gather(model.to(device), (train.inputs[part].to(device) for part in batches))
+            found = running_statistics.gather(model.to(device), inputs)
         model.to("cpu")
         return {name: tensor.cpu() for name, tensor in found.items()}
 
