@@ -95,10 +95,14 @@ class Checkpoint:
         return NamedVectors(lambda: self.momentum, lambda: self.parameters, self.state, self._contents.groups)
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([tensor.reshape(-1) for tensor in self.apart(tensors).values()])
+
+    def apart(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The file's tensors, refused where a copy of each would be more than the file: many names may be one tensor."""
         size = sum(tensor.nbytes for tensor in tensors.values())
-        if size > self.path.stat().st_size:  # many names, one tensor: no model of ours has it so
+        if size > self.path.stat().st_size:  # no model of ours has it so
             raise RefusedFile(self.path, f"its weights by name are {size} bytes together, more than the file has")
-        return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+        return tensors
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
