@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def seed_at(checkpoint: Checkpoint, seed: int, draw: int = 0) -> int:
     """The seed that `seed` stands for at this checkpoint, another one for each draw of its data."""
-    source = checkpoint.attributes.get("imported_from", "")
+    source = str(checkpoint.attributes.get("imported_from", ""))
     source += f" draw {draw}" if draw else ""
     return seed_of(seed, f"analysis of seed {checkpoint.experiment.seed} {source}", checkpoint.step)
 

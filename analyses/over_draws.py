@@ -45,17 +45,17 @@ def over_draws(ask: Callable[[int], xr.Dataset], first: int, count: int) -> xr.D
     found = xr.concat(rows, "draw", join="outer", combine_attrs="override")
     found = found.assign_coords(draw=range(first, first + count))
     found.attrs = attributes
-    for name, values in differing.items():
-        found[f"{name}_of_draw"] = ("draw", values, {"long_name": f"{name} of each draw"})
+    for said_name, values in differing.items():
+        found[f"{said_name}_of_draw"] = ("draw", values, {"long_name": f"{said_name} of each draw"})
     own = {dim for row in rows for dim in row.indexes if not row.indexes[dim].equals(rows[0].indexes[dim])}
     for name in rows[0].data_vars:
         if rows[0][name].dtype.kind != "f" or str(name).endswith(_ERRORS) or {*rows[0][name].dims} & (_SAMPLES | own):
             continue
         dims, said = rows[0][name].dims, rows[0][name].attrs
-        values = found[name].transpose("draw", *dims).values
-        spread = deviation(values)
+        numbers = found[name].transpose("draw", *dims).values
+        spread = deviation(numbers)
         for ending, number, words in (
-            (MEAN, values.mean(0), "mean over draws of the"),
+            (MEAN, numbers.mean(0), "mean over draws of the"),
             (SD, spread, "standard deviation over draws of the"),
             (STDERR, spread / np.sqrt(count), "standard error over draws of the mean"),
         ):
@@ -109,7 +109,9 @@ def plot_draws(dataset: xr.Dataset, name: str | None = None, ax: Axes | None = N
     if error is not None and dataset[error].dims != dataset[name].dims:
         error = None
     other = next((dim for dim in dataset[name].dims if dim != "draw"), None)
-    lines = [({}, None)] if other is None else [({other: v}, f"{other} = {v}") for v in dataset[other].values]
+    lines: list[tuple[dict[Any, Any], str | None]] = [({}, None)]
+    if other is not None:
+        lines = [({other: v}, f"{other} = {v}") for v in dataset[other].values]
     with figures.axes(ax) as ax:
         for chosen, text in lines:
             one = dataset.sel(chosen)

@@ -172,8 +172,8 @@ class Analysis:
         elif draws is not None:
             if examples is None:
                 raise ValueError(f"draws: of which examples? expected examples beside it, got draws={draws} alone")
-            own = {"micro_batch": micro_batch, "autocast": autocast, "device": device, "dtype": dtype}
-            ask = functools.partial(self, subject, split=split, examples=examples, **own, **options)
+            own = {"micro_batch": micro_batch, "autocast": autocast, "device": device, "dtype": dtype, **options}
+            ask = functools.partial(self, subject, split=split, examples=examples, **own)
             return over_draws(lambda drawn: ask(draw=drawn), draw, draws)
         else:
             chosen: dict[str, Any] = {"mode": self.mode}
