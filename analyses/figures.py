@@ -54,11 +54,12 @@ def band(ax: Axes, x: Any, mean: Any, stderr: Any = None, label: str | None = No
     return drawn
 
 
-def points(ax: Axes, positions: Any, mean: Any, stderr: Any = None, label: str | None = None, **marks: Any) -> None:
-    """Draw `mean` as markers with error bars ± `stderr`: for quantities that no line should join."""
-    ax.errorbar(
+def points(ax: Axes, positions: Any, mean: Any, stderr: Any = None, label: str | None = None, **marks: Any) -> Any:
+    """Draw `mean` as markers with error bars ± `stderr`, for quantities that no line should join; returns the colour."""
+    drawn = ax.errorbar(
         np.atleast_1d(positions), np.atleast_1d(mean), yerr=stderr, label=label, **{"linestyle": "none", **marks}
     )
+    return drawn.lines[0].get_color()
 
 
 def legend(ax: Axes, *, columns: int = 3) -> None:

@@ -22,9 +22,11 @@ import torch
 import xarray as xr
 from torch.optim import Optimizer
 
-from analyses import discovery, draws
+from analyses import discovery
+from analyses import draws as random_draws
 from analyses.attributes import as_attribute, describe, plain
 from analyses.directions.momentum import momentum_of
+from analyses.over_draws import drawable, over_draws, plot_draws
 from analyses.second_subject import checkpoint_of, in_words, subjects_of
 from analyses.subject_key import contents_of
 from landscape import distributed
@@ -40,20 +42,10 @@ if TYPE_CHECKING:
 
 Plot: TypeAlias = "Callable[..., Axes]"
 _REGISTRY: dict[str, Analysis] = {}
-RESERVED = {
-    "run",
-    "analysis",
-    "step",
-    "steps",
-    "split",
-    "examples",
-    "draw",
-    "micro_batch",
-    "autocast",
-    "device",
-    "dtype",
-    "allow",
-}  # options of every analysis
+RESERVED = {  # options of every analysis
+    "run", "analysis", "step", "steps", "split", "examples", "draw", "draws", "micro_batch", "autocast", "device",
+    "dtype", "allow",
+}  # fmt: skip
 
 
 class Analysis:
@@ -116,6 +108,10 @@ class Analysis:
 
     def draw(self, dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
         """The registered picture of a Dataset of this analysis, into `ax` or a new figure."""
+        if "draw" in dataset.dims:
+            if drawable(dataset):
+                return plot_draws(dataset, ax=ax)
+            dataset = dataset.rename(draw="seed")  # the mean, and its standard error over draws
         if self.plot is None:
             raise ValueError(f"{self.name} has no picture; register one with @{self.name}.figure")
         return self.plot(dataset, ax)
@@ -127,6 +123,7 @@ class Analysis:
         split: str = "train",
         examples: int | None = None,
         draw: int = 0,
+        draws: int | None = None,
         micro_batch: int | None = None,
         autocast: torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -136,7 +133,8 @@ class Analysis:
         """Run the analysis on `subject`; all other named arguments only speak of checkpoints.
 
         They are those of `Checkpoint.objective`: of the `split`'s data `examples` drawn at random by `draw`, `micro_batch`
-        rows of a batch at once, the model under `autocast` to a dtype, on `device` in `dtype`.
+        rows of a batch at once, the model under `autocast` to a dtype, on `device` in `dtype`. `draws`: so many random
+        subsets one after the other, from `draw` on, and the spread over them (`analyses.over_draws`).
 
         `values` are options in the order of the signature.
         """
@@ -165,19 +163,25 @@ class Analysis:
                 provenance[f"{name}_experiment"] = second.experiment.to_toml()
                 provenance[f"{name}_contents"] = contents_of(second.path)
         if isinstance(subject, Objective):
-            if (split, examples, draw, micro_batch, autocast, device, dtype) != ("train", None, 0, *[None] * 4):
+            if (split, examples, draw, draws, micro_batch, autocast, device, dtype) != ("train", None, 0, *[None] * 5):
                 raise TypeError(
-                    f"{self.name}: split, examples, draw, micro_batch, autocast, device and dtype choose a checkpoint's objective; "
+                    f"{self.name}: split, examples, draw, draws, micro_batch, autocast, device and dtype choose a checkpoint's objective; "
                     "got an Objective, which already has its data: set them where it is made"
                 )
             objective = subject
+        elif draws is not None:
+            if examples is None:
+                raise ValueError(f"draws: of which examples? expected examples beside it, got draws={draws} alone")
+            own = {"micro_batch": micro_batch, "autocast": autocast, "device": device, "dtype": dtype, **options}
+            ask = functools.partial(self, subject, split=split, examples=examples, **own)
+            return over_draws(lambda drawn: ask(draw=drawn), draw, draws)
         else:
             chosen: dict[str, Any] = {"mode": self.mode}
             if "seed" in self.options:
                 # what is recorded is the seed asked for; what it stands for at this checkpoint is drawn from
                 asked["seed"] = asked.get("seed", self.options["seed"].default)
-                options["seed"] = draws.seed_at(subject, asked["seed"])
-                provenance["drawn_from"] = draws.describe(subject, asked["seed"])
+                options["seed"] = random_draws.seed_at(subject, asked["seed"], draw)
+                provenance["drawn_from"] = random_draws.describe(subject, asked["seed"])
             if self.minibatches:
                 # as training has them: of its size, put together at random, BatchNorm with the batch's statistics
                 chosen |= {"batch_size": subject.experiment.batch_size, "shuffle": options["seed"]}

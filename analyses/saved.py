@@ -46,6 +46,7 @@ def analysis_path(
     dtype: str | None,
     options: dict[str, Any],
     draw: int = 0,
+    draws: int | None = None,
     micro_batch: int | None = None,
     autocast: str | None = None,
 ) -> Path:
@@ -70,6 +71,7 @@ def analysis_path(
         "dtype": dtype,
         # only where asked for, so that answers from before there were these are found
         **({} if not draw else {"draw": draw}),
+        **({} if draws is None else {"draws": draws}),
         **({} if micro_batch is None else {"micro_batch": micro_batch}),
         **({} if autocast is None else {"autocast": autocast}),
         "options": _plain(name, known),
@@ -99,6 +101,7 @@ def analyze(
     split: str = "train",
     examples: int | None = None,
     draw: int = 0,
+    draws: int | None = None,
     micro_batch: int | None = None,
     autocast: str | None = None,
     device: str | None = None,
@@ -117,6 +120,7 @@ def analyze(
         split: Which data the objective averages over, `train` or `test`.
         examples: How many of them; all where left out.
         draw: Which of them: another number, another random part.
+        draws: So many random parts, from `draw` on, with the spread over them (`analyses.over_draws`).
         micro_batch: Rows of a batch computed at once, to fit memory.
         autocast: `bfloat16` or `float16`: the model's arithmetic under autocast; off where left out.
         device: Where to compute; where left out, where the run was trained if that exists here.
@@ -139,6 +143,7 @@ def analyze(
         dtype=dtype,
         options=options,
         draw=draw,
+        draws=draws,
         micro_batch=micro_batch,
         autocast=autocast,
     )
@@ -168,6 +173,7 @@ def analyze(
         split=split,
         examples=examples,
         draw=draw,
+        draws=draws,
         micro_batch=micro_batch,
         autocast=half,
         device=device,

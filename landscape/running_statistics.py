@@ -12,13 +12,15 @@ MSAM authors gather once, after training; here it is done for every evaluation, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from optimizers.ground.rows import arguments
 
@@ -29,12 +31,14 @@ NAMES = ("running_mean", "running_var")
 _WRITTEN = (*NAMES, "num_batches_tracked")  # by a forward pass in training mode
 
 
-def tracked(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers that keep running statistics, by name."""
+def tracked(model: nn.Module) -> dict[str, _BatchNorm | _InstanceNorm]:
+    """The layers of batch or instance normalisation that keep running statistics, by name."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats and module.running_mean is not None
+        if isinstance(module, _BatchNorm | _InstanceNorm)
+        and module.track_running_stats
+        and module.running_mean is not None
     }
 
 
@@ -70,20 +74,35 @@ def gathering(model: nn.Module) -> Iterator[Statistics]:
     layers = tracked(model)
     kept = {name: (layer.training, layer.momentum, dict(layer._buffers)) for name, layer in layers.items()}
     statistics: Statistics = {}
+    hooks = []
     try:
         for layer in layers.values():
             fresh = {key: torch.empty_like(buffer) for key in _WRITTEN if (buffer := layer._buffers[key]) is not None}
             layer._buffers.update(fresh)
             layer.reset_running_stats()
             layer.momentum = None  # torch's way of asking for the cumulative average
+            if isinstance(layer, _InstanceNorm):  # which knows no such way
+                hooks.append(layer.register_forward_pre_hook(_cumulative()))
             layer.training = True
         yield statistics
         for name, layer in layers.items():
             statistics |= {_key(name, key): layer.get_buffer(key) for key in NAMES}
     finally:
+        for hook in hooks:
+            hook.remove()
         for name, layer in layers.items():
             layer.training, layer.momentum, buffers = kept[name]
             layer._buffers.update(buffers)
+
+
+def _cumulative() -> Callable[[nn.Module, Any], None]:
+    """Momentum 1/n in the n-th forward pass."""
+    passes = itertools.count(1)
+
+    def before(layer: nn.Module, _: Any) -> None:
+        layer.momentum = 1 / next(passes)  # type: ignore[assignment]
+
+    return before
 
 
 @contextmanager

@@ -49,9 +49,10 @@ def friendliness(
 def plot_friendliness(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
     """The mean rise on the own batch and on the rest."""
     with figures.axes(ax) as ax:
-        ax.set_ylabel(figures.label(dataset.rise))
-        for on in dataset.on.values:
+        ax.set(xlabel="part of the batch's gradient", ylabel=figures.label(dataset.rise))
+        for on, marker in zip(dataset.on.values, "os", strict=True):
             mean = figures.over_seeds(dataset.sel(on=on), "rise_mean", "rise_stderr")
-            figures.points(ax, dataset.component, *mean, str(on), marker="o")
+            figures.points(ax, dataset.component, *mean, str(on), marker=marker)
+        ax.margins(x=0.15)
         figures.legend(ax)
         return ax

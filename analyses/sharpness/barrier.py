@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from tqdm import tqdm
 
 from analyses import figures
 from analyses.registry import analysis
@@ -16,38 +17,38 @@ from landscape.runs.checkpoint import Checkpoint
 from optimizers.ground.signatures import at_least
 
 
-@analysis(cost="an evaluation per point", reference="Frankle et al. (2020)", mode="batch")
+@analysis(
+    cost="per point an evaluation and, with BatchNorm, a pass over the examples of its statistics",
+    reference="Frankle et al. (2020); Garipov et al. (2018), A.2",
+)
 def interpolation_barrier(
     objective: Objective, *, other: Checkpoint, points: Annotated[int, at_least(3)] = 25
 ) -> xr.Dataset:
     r"""How far the loss between two checkpoints rises above the line that joins their losses.
 
     `loss` (alpha), `excess` over the chord, `barrier` its largest value (not below zero, the ends') and `barrier_alpha`.
-    BatchNorm takes each batch's statistics: running ones belong to neither point between. An `Objective` that would use
-    running statistics is refused: ValueError. So is a checkpoint of another network.
+    BatchNorm's statistics are gathered at every point (`Objective.reestimated`), from a checkpoint over the training
+    data as its evaluation has them, whatever the split: at the ends L is the evaluation's. Attribute `evaluations`: all
+    forward passes, the gathering's too. ValueError for another network, FloatingPointError for a loss that is not finite.
 
     Args:
         objective: The loss, its model and data; or a checkpoint, which brings them.
         other: The checkpoint at α = 1.
         points: Values of α from 0 to 1, the ends included.
     """
-    if objective.function.batch_norm == "running statistics":
-        raise ValueError('BatchNorm: running statistics fit no θ between two points; expected Objective(mode="batch")')
-    start = objective.theta
-    away = objective.space.flatten(other.parameters).to(start) - start
-    alpha = np.linspace(0, 1, points)
-    loss = np.array([float(objective(start + float(a) * away)) for a in alpha])
-    if not np.isfinite(loss).all():
-        raise FloatingPointError("a loss between the checkpoints is not finite; has one of them diverged?")
+    start, loss, alpha = objective.theta, [], np.linspace(0, 1, points)
+    end = objective.space.flatten(other.parameters).to(start)
+    for a in tqdm(alpha, desc="barrier", unit=" points", delay=2, disable=None):
+        there = objective.reestimated(start.lerp(end, float(a)))
+        loss.append(float(there()))
     excess = loss - (1 - alpha) * loss[0] - alpha * loss[-1]
-    units = {"units": "loss"}
     variables = {
-        "loss": ("alpha", loss, {**units, "long_name": "loss L"}),
-        "excess": ("alpha", excess, {**units, "long_name": "loss above the chord"}),
-        "barrier": ((), excess.max(), {**units, "long_name": "barrier"}),
+        "loss": ("alpha", loss, {"units": "loss", "long_name": "loss L"}),
+        "excess": ("alpha", excess, {"units": "loss", "long_name": "loss above the chord"}),
+        "barrier": ((), excess.max(), {"units": "loss", "long_name": "barrier"}),
         "barrier_alpha": ((), alpha[excess.argmax()], {"units": "1", "long_name": "α of the barrier"}),
     }
-    return xr.Dataset(variables, {"alpha": alpha}, {"batch_norm": objective.function.batch_norm})
+    return xr.Dataset(variables, {"alpha": alpha}, {"objective_batch_norm": there.function.batch_norm})
 
 
 @interpolation_barrier.figure

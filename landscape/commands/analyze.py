@@ -31,6 +31,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--split", type=Literal["train", "test"], default="train", help="The data averaged over.")
     parser.add_argument("--examples", type=int | None, default=None, help="How many of its examples; all if left out.")
     parser.add_argument("--draw", type=int, default=0, help="Which of them: another number, another random part.")
+    parser.add_argument(
+        "--draws", type=int | None, default=None, help="So many random parts, and the spread over them."
+    )
     parser.add_argument("--micro_batch", type=int | None, default=None, help="Rows of a batch at once, to fit memory.")
     parser.add_argument(
         "--autocast",
@@ -76,7 +79,8 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(
                 f"--steps: expected last, first, all or numbers as 0,100, got {chosen['steps']!r}"
             ) from None
-    common = {key: chosen[key] for key in ("split", "examples", "draw", "micro_batch", "autocast", "device", "dtype")}
+    named = ("split", "examples", "draw", "draws", "micro_batch", "autocast", "device", "dtype")
+    common = {key: chosen[key] for key in named}
     with distributed.process_group(chosen["device"] or device_of(run.checkpoint([*steps, "last"][0]))) as device:
         first = distributed.rank() == 0
         if distributed.world_size() > 1:

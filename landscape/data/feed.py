@@ -27,6 +27,7 @@ from landscape.data.workers import Order, Readers
 from landscape.distributed import share_of
 from landscape.execution import Execution
 from landscape.experiment import Experiment
+from landscape.shared_examples import equal_batches, evaluated_examples
 
 KEPT = 1 << 28  # bytes of a fixed pass that stay in memory from one walk to the next
 
@@ -55,7 +56,7 @@ class Feed:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.experiment, self.device, self.dtype = experiment, device, dtype or experiment.dtype
-        self._kept = execution.resident
+        self._kept, self._evaluation_examples = execution.resident, execution.evaluation_examples
         self._own = data.source
         self._kinds = {"training": data.train, "train": data.split("train"), "test": data.split("test")}
         self._fits = execution.resident == "yes" or _fits(self._kinds.values(), device)
@@ -155,6 +156,11 @@ class Feed:
         if size <= KEPT or (resident is not None and resident.standardisation is None):
             return list(self.fixed(split, parts))
         return _Walk(self, split, parts)
+
+    def evaluated(self, least: int = 1) -> Sequence[tuple[Any, Any]]:
+        """The training examples that an evaluation looks at, in its batches, `least` or more; each made when asked for."""
+        index = evaluated_examples(self._evaluation_examples, self.examples("train"))
+        return _Walk(self, "train", equal_batches(index, least))
 
     def require_pure(self) -> None:
         """Raise `ValueError` where asking again brings another batch, or the shares of a batch are not the batch.

@@ -66,6 +66,7 @@ class Batches(Sequence[Any]):
         self.source = batches
         self._count, self._device, self._dtype, self._loss = count, device, dtype, loss
         self._whole, self._micro_batch, self._share = whole, micro_batch, share
+        self.larger: Batches | None = None  # the same data in fewer batches, which walks take where it is the same mean
         self.examined = False  # whether `landscape.objective.determinism` has looked at the loss over these batches
         self._uncounted = False  # whether targets pass over some rows, nobody says how many
         self._first: list[Any] = []  # the first batch, where another walk might bring another
@@ -111,8 +112,11 @@ class Batches(Sequence[Any]):
     def walk(self) -> Iterator[Batch]:
         """The batches of this process in order, on the device and, where they are floating point, in the dtype.
 
-        A walk that brings other batches than the first did is a `ValueError`.
+        Those of `larger` where there are some. A walk that brings other batches than the first did is a `ValueError`.
         """
+        if self.larger is not None:
+            yield from self.larger.walk()
+            return
         for piece, measured in itertools.zip_longest(self._share_of_pieces(), self._tally):
             if piece is None or measured is None:
                 raise ValueError(

@@ -28,6 +28,7 @@ from landscape.objective.loss_average import torch_loss
 from landscape.objective.model_state import state_kept
 from landscape.objective.random_modules import refuse_random_modules
 from landscape.objective.repeated_walks import generators_kept
+from landscape.running_statistics import tracked
 from optimizers.core.passes import frozen_batch_norm
 from optimizers.ground.rows import arguments
 
@@ -73,7 +74,7 @@ class ModelFunction:
                 self.model.eval()
             if self.mode == "batch":
                 stack.enter_context(frozen_batch_norm(self.model))
-                for layer in batch_norms(self.model):
+                for layer in (*batch_norms(self.model), *tracked(self.model).values()):
                     layer.training = True
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
@@ -195,14 +196,14 @@ class ModelFunction:
     @property
     def batch_norm(self) -> str:
         """Which statistics BatchNorm layers use."""
-        layers = batch_norms(self.model)
+        batch_wise, kept = batch_norms(self.model), tracked(self.model)
+        layers = [*batch_wise, *(layer for layer in kept.values() if layer not in batch_wise)]  # of instances
         if not layers:
             return "none in the model"
         if self.mode == "batch":
-            return "batch statistics"
-        tracked = all(layer.track_running_stats for layer in layers)
-        batch_wise = not tracked or (self.mode == "unchanged" and any(layer.training for layer in layers))
-        if batch_wise:
+            return "batch statistics" if batch_wise else "statistics of each example"
+        tracking = all(layer.track_running_stats for layer in batch_wise)
+        if not tracking or (self.mode == "unchanged" and any(layer.training for layer in batch_wise)):
             return "batch statistics"
         return f"statistics gathered over {self.gathered_over} examples" if self.gathered_over else "running statistics"
 

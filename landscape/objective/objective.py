@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -104,12 +105,13 @@ class Objective(Counted):
             "micro_batch": micro_batch,
         }
         self._work = Work()
+        self.statistics_over: Batches | None = None  # what `reestimated` walks over, if not `batches`
         self._take(batches)
 
     def on(self, batches: Iterable[Any]) -> Objective:
         """The same model, loss and options over other data; its work counts in this objective's counters too."""
         other = copy.copy(self)
-        other._work = Work(self._work)
+        other._work, other.statistics_over = Work(self._work), None
         other._take(batches)
         return other
 
@@ -124,17 +126,20 @@ class Objective(Counted):
         other.space = self.space.subspace(which)
         return other
 
-    def reestimated(self, theta: Tensor | None = None, *, examples: int = 10_000) -> Objective:
+    def reestimated(self, theta: Tensor | None = None, *, examples: int | None = None) -> Objective:
         """The same loss over the same batches of a copy of the model at θ, with BatchNorm's statistics gathered there.
 
         For θ far from the model's own, whose running statistics do not fit; `.theta` of what comes back is this θ. They
-        are averages over the first batches with at most `examples` rows together, one at least, each counting alike;
-        over other data: `objective.on(those).reestimated(theta).on(these)`. Without BatchNorm, or in `mode="batch"`,
-        L as it was. Cost: a forward pass of those examples, counted here too, and memory for a model.
+        are averages over the first batches of the data with at most `examples` rows together (10,000 if left out), one
+        at least, each counting alike; at a checkpoint over the training data as its evaluation has them, all of those.
+        Other data: `objective.on(those).reestimated(theta).on(these)`. Without BatchNorm, or in `mode="batch"`, L as it
+        was. Cost: a forward pass of those examples, counted here too, and memory for a model.
         """
+        batches, most = (self.batches, 10_000) if self.statistics_over is None else (self.statistics_over, sys.maxsize)
         other = copy.copy(self)
         other._work = Work(self._work)
-        other.function = function_at(self, point_of(self, theta)[0], examples=examples, processes=self._processes)
+        point, most = point_of(self, theta)[0], most if examples is None else examples
+        other.function = function_at(self, point, batches, examples=most, processes=self._processes)
         return other
 
     @property

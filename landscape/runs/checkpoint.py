@@ -19,7 +19,7 @@ from landscape.runs.checkpoint_file import Attribute, CheckpointContents, read_c
 from landscape.runs.described import execution_in, experiment_in
 from landscape.runs.metric_series import Series
 from landscape.runs.named_vectors import NamedVectors
-from landscape.shared_examples import EVALUATION_BATCH, equal_batches, evaluated_examples, shared_examples
+from landscape.shared_examples import EVALUATION_BATCH, chosen_examples
 from landscape.shortened import shortened
 from landscape.store.refused_file import RefusedFile
 from landscape.store.tree_codec import Tree
@@ -95,10 +95,14 @@ class Checkpoint:
         return NamedVectors(lambda: self.momentum, lambda: self.parameters, self.state, self._contents.groups)
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([tensor.reshape(-1) for tensor in self.apart(tensors).values()])
+
+    def apart(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The file's tensors, refused where a copy of each would be more than the file: many names may be one tensor."""
         size = sum(tensor.nbytes for tensor in tensors.values())
-        if size > self.path.stat().st_size:  # many names, one tensor: no model of ours has it so
+        if size > self.path.stat().st_size:  # no model of ours has it so
             raise RefusedFile(self.path, f"its weights by name are {size} bytes together, more than the file has")
-        return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+        return tensors
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -215,7 +219,8 @@ class Checkpoint:
         `examples` takes the first N of one fixed permutation of the split, the same for every run and checkpoint, another
         for every `draw`; None takes all, in their own order. Batches of `batch_size`, 1024 if left out: the mean over
         examples does not depend on it, a question about single minibatches does, and wants them put together at random,
-        as training does: `shuffle` is the seed of that order. `mode`, `micro_batch` and `autocast` as `Objective` has
+        as training does: `shuffle` is the seed of that order, and sums over all data walk batches of 1024 where that changes
+        no number (BatchNorm with the batch's statistics aside). `mode`, `micro_batch` and `autocast` as `Objective` has
         them. `data_parallel`: each process of the initialised `torch.distributed` group works on its share, all ask alike.
 
         Raises:
@@ -224,28 +229,18 @@ class Checkpoint:
         from landscape import tasks
         from landscape.data import Feed
         from landscape.objective.objective import Objective
-        from landscape.seeding import generator
 
         loaded, loss = self.data(), tasks.TaskLoss(tasks.build(self.experiment))
         feed = Feed(self.experiment, self.execution, loaded, torch.device("cpu"), dtype)
         total = len(loaded.split(split))
-        if examples is None and draw:
-            raise ValueError(
-                f"draw: chooses which examples are taken; expected examples beside it, got draw={draw} alone"
-            )
-        if examples is not None and not 1 <= examples <= total:
-            raise ValueError(f"examples: expected 1 to {total} of the {split} split, got {examples}")
-        index = torch.arange(total) if examples is None else shared_examples(split, examples, total, draw)
-        if shuffle is not None:
-            index = index[torch.randperm(len(index), generator=generator(shuffle, "order of the batches"))]
+        index = chosen_examples(split, total, examples=examples, draw=draw, shuffle=shuffle)
         processes = torch.distributed.get_world_size() if data_parallel else 1
         size = batch_size or min(EVALUATION_BATCH, -(-len(index) // processes))
-        batches = feed.walk(split, index.split(size))
         counted = None if loss.torch_loss else loss.count
         objective = Objective(
             self._model(loaded, torch.device(device or "cpu"), evaluated=mode != "batch"),
             loss,
-            batches,
+            feed.walk(split, index.split(size)),
             device=device,
             dtype=dtype,
             mode=mode,
@@ -257,6 +252,9 @@ class Checkpoint:
         objective.population = total
         if counted is not None:
             objective.population = sum(counted(*batch) for batch in feed.walk(split, torch.arange(total).split(size)))
+        if shuffle is not None and not data_parallel and objective.function.batch_norm != "batch statistics":
+            objective.batches.larger = objective.on(feed.walk(split, index.split(EVALUATION_BATCH))).batches
+        objective.statistics_over = objective.on(feed.evaluated(least=processes)).batches
         return objective
 
     def _model(self, data: Data, device: torch.device, *, evaluated: bool = True) -> nn.Module:
@@ -277,9 +275,7 @@ class Checkpoint:
         """As the training's evaluation gathers them: over the same batches, through the same autocast."""
         from landscape.data import Feed, nested
 
-        feed = Feed(self.experiment, self.execution, data, torch.device("cpu"))
-        parts = equal_batches(evaluated_examples(self.execution.evaluation_examples, feed.examples("train")))
-        inputs = (inputs for inputs, _ in feed.fixed("train", parts))
+        inputs = (x for x, _ in Feed(self.experiment, self.execution, data, torch.device("cpu")).evaluated())
         with torch.autocast(device.type, torch.bfloat16, enabled=self.experiment.precision == "bf16"):
             found = running_statistics.gather(model.to(device), (nested.placed(x, device) for x in inputs))
         model.to("cpu")

@@ -35,12 +35,15 @@ def export_weights(checkpoint: Checkpoint, target: str | Path) -> None:
 
     Raises:
         ValueError: An ending we do not write.
+        RefusedFile: One tensor stands under so many names that its copies would be larger than the checkpoint's file.
         OSError: The disk is full, the folder not writable, …; names `target`.
     """
     target = Path(target)
     if target.suffix not in SUFFIXES:
         raise ValueError(f"{target}: expected a name that ends in {', '.join(SUFFIXES)}, got {target.suffix!r}")
-    tensors = {**checkpoint.parameters, **checkpoint.state("frozen"), **checkpoint.evaluated_buffers()}
+    stored = {**checkpoint.parameters, **checkpoint.state("frozen"), **checkpoint.buffers}
+    checkpoint.apart({name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)})
+    tensors = {**stored, **checkpoint.evaluated_buffers()}
     # in memory first: neither library tells a full disk from any other error
     if target.suffix == ".safetensors":
         from safetensors.torch import save

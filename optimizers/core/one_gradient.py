@@ -103,9 +103,28 @@ def gather(optimizer: Sided, step: Step, closure: Callable[[], Any] | None, *, g
     return loss
 
 
+def _rehearses(optimizer: Sided) -> bool:
+    """Whether this is no step but `torch.distributed.checkpoint.state_dict`, which fills a state that it takes for empty.
+
+    It sets every lr to 0 and every gradient to zeros, steps, and puts the lr back only if that does not raise. So nothing
+    is done: w stays, no state appears, and the lr comes back. Reads the device only where every lr is 0 on the host.
+    """
+    rates = [group.get("lr", 1.0) for group in optimizer.param_groups]
+    if any(isinstance(lr, torch.Tensor) and lr.device.type != "cpu" for lr in rates) or any(lr != 0 for lr in rates):
+        return False
+    trained = [parameter for parameter in optimizer.parameters if parameter.requires_grad]
+    gradients = [p.grad for p in trained if p.grad is not None and p.grad.layout == torch.strided]
+    if not trained or len(gradients) < len(trained):
+        return False
+    present = [shard.any().float() for shard in norms.shards(gradients)]
+    return bool(norms.total(present, trained) == 0)
+
+
 def step_without_closure(optimizer: Sided, scaler: torch.amp.GradScaler | None) -> None:
     """A step along the gradients in `.grad`, which were taken at w + ε; loads the next w + ε."""
     side, method = optimizer.side, type(optimizer).__name__
+    if scaler is None and _rehearses(optimizer):
+        return
     if optimizer.direction.needs_gradient:
         raise RuntimeError(
             f"{method} needs the gradient at w + ε as well, which only a closure can compute: "

@@ -2,7 +2,8 @@
 
 Gradients are the pass's own, and statistics of batch normalisation are written by the first pass alone. The switch for
 these is torch's own: a layer in training mode whose `track_running_stats` is False normalises with the batch and writes to
-no buffer (`running_mean`, `running_var`, `num_batches_tracked`). Setting the momentum to 0, as public code does, still
+no buffer (`running_mean`, `running_var`, `num_batches_tracked`); instance normalisation has none, so
+`optimizers.core.instance_statistics` hides its buffers. Setting the momentum to 0, as public code does, still
 counts the batch and loses the momentum when it is done twice. An optimizer is given parameters and cannot know the layers:
 while an extra pass runs, all of the process are frozen.
 """
@@ -20,12 +21,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from optimizers.core import norms
+from optimizers.core import instance_statistics, norms
 from optimizers.core.axes import Axis, Direction, Metric, Policy, Reuse
 from optimizers.core.owners import living
 from optimizers.core.seen import Seen
 from optimizers.core.step import Step, move, shift
+
+Normalisation = _BatchNorm | _InstanceNorm
 
 
 class Whole(Seen, Protocol):
@@ -148,11 +152,13 @@ def own_gradients(parameters: Sequence[Tensor], closure: object) -> Iterator[Non
 
 @contextmanager
 def frozen_batch_norm(model: nn.Module) -> Iterator[None]:
-    """Freeze the running statistics of every batch normalisation (by type, SyncBatchNorm included) of `model`.
+    """Freeze the running statistics of every batch or instance normalisation (by type, SyncBatchNorm included) of `model`.
 
     May be nested and repeated; what was frozen before stays frozen after, also when the body raises.
     """
-    with frozen(layer for layer in model.modules() if isinstance(layer, _BatchNorm)):
+    layers = list(model.modules())
+    instances = [layer for layer in layers if isinstance(layer, _InstanceNorm)]
+    with frozen(layer for layer in layers if isinstance(layer, _BatchNorm)), instance_statistics.hidden(instances):
         yield
 
 
@@ -170,14 +176,20 @@ def frozen(layers: Iterable[_BatchNorm]) -> Iterator[None]:
 
 
 @contextmanager
-def all_frozen(layers_in_graphs: Iterable[_BatchNorm] = ()) -> Iterator[None]:
+def all_frozen(layers_in_graphs: Iterable[Normalisation] = ()) -> Iterator[None]:
     """Freeze the running statistics of every layer in the process inside the block, without knowing any.
 
     The class answers for its layers: no search, so none is missed, be it new, moved, without weights, or hidden from
     the garbage collector. Compiled graphs do not look at the class but at the layers they hold, hence these too.
     """
     global _blocks
-    with frozen(layers_in_graphs):
+    held = list(layers_in_graphs)
+    instances = [layer for layer in held if isinstance(layer, _InstanceNorm)]
+    with (
+        frozen(layer for layer in held if isinstance(layer, _BatchNorm)),
+        instance_statistics.taken(instances),
+        instance_statistics.hidden(None),
+    ):
         with _LOCK:
             _blocks += 1
             _BatchNorm.track_running_stats = _NotTracking()  # type: ignore[assignment]
@@ -208,10 +220,10 @@ class LayersInGraphs:
     """The layers that graphs of torch.compile may hold; looked up again when something has been compiled since."""
 
     def __init__(self) -> None:
-        self._found: weakref.WeakSet[_BatchNorm] = weakref.WeakSet()
+        self._found: weakref.WeakSet[Normalisation] = weakref.WeakSet()
         self._compiled: object = None
 
-    def __call__(self, modules: Callable[[], list[nn.Module] | None]) -> Iterable[_BatchNorm]:
+    def __call__(self, modules: Callable[[], list[nn.Module] | None]) -> Iterable[Normalisation]:
         """None before anything was compiled; else every layer alive, or those among `modules` if gc cannot see all.
 
         Raises `RuntimeError` if it cannot and the modules are not known.
@@ -221,9 +233,9 @@ class LayersInGraphs:
             return ()
         if self._compiled != compiled:
             if not gc.get_freeze_count():
-                self._found = weakref.WeakSet(living(_BatchNorm))
+                self._found = weakref.WeakSet([*living(_BatchNorm), *living(_InstanceNorm)])
             elif (known := modules()) is not None:
-                return [layer for layer in known if isinstance(layer, _BatchNorm)]
+                return [layer for layer in known if isinstance(layer, Normalisation)]
             else:
                 raise RuntimeError(
                     "expected to find the BatchNorm layers that compiled code may hold, but gc.freeze() hides objects "

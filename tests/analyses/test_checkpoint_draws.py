@@ -3,6 +3,7 @@ those of training, and a part of the data is not the whole."""
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch import nn
 
 import analyses
 from analyses import saved
@@ -120,6 +122,55 @@ def test_batches_have_the_size_trained_with_and_are_not_in_the_order_of_the_data
         assert objective.examples == 150
         assert not torch.equal(objective.batches[0][0], plain.inputs[:32])
     assert not torch.equal(seen[0].batches[0][0], seen[1].batches[0][0])
+
+
+@pytest.mark.parametrize("options", [{"widths": [6], "batch_norm": True}, {"widths": [6]}], ids=["BatchNorm", "none"])
+@pytest.mark.parametrize("analysis", minibatched(), ids=lambda analysis: analysis.name)
+def test_sums_over_all_data_walk_large_batches_where_that_changes_no_number(
+    analysis: Analysis, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward passes of the model are counted; with the batch's own statistics it is another function, and stays."""
+    checkpoint = train(
+        EXPERIMENT.replace(model_options=options, precision="float64", batch_size=10), tmp_path, progress=False
+    ).checkpoint()
+    seen: list[Objective] = []
+    function, few = analysis.function, QUICK[analysis.name]
+
+    def watch(objective: Objective, **asked: Any) -> xr.Dataset:
+        seen.append(objective)
+        return function(objective, **asked)
+
+    watch.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    monkeypatch.setattr(analysis, "function", watch)
+
+    def passes(ask: Callable[[], xr.Dataset]) -> tuple[int, xr.Dataset]:
+        calls = 0
+        call = nn.Linear.forward
+
+        def counted(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += layer.out_features == 10
+            return call(layer, inputs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.Linear, "forward", counted)
+            found = ask()
+        return calls, found
+
+    many, found = passes(lambda: analysis(checkpoint, **few))
+    (objective,) = seen
+    same_function = analysis.mode == "eval" or "batch_norm" not in options
+    assert (objective.batches.larger is not None) == same_function
+    assert objective.batches.counts == (10,) * 15
+    objective.batches.larger = None
+    given = {name: checkpoint.vectors[name] for name in ("momentum",) if name in analysis.options}
+    before, expected = passes(lambda: analysis(objective, **few, **given, seed=seed_at(checkpoint, 0)))
+    for name, values in expected.data_vars.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-9, atol=1e-12, err_msg=str(name))
+    sums = analysis.name != "psf"  # which asks of single batches only
+    assert (before - many > 10) == (same_function and sums)
+    if analysis.name == "directional_sharpness":
+        assert before - many >= 14 * 7  # of gradient, momentum and two random vectors: 15 batches are one
 
 
 def test_the_batch_gradient_of_a_checkpoint_is_that_of_its_minibatches(runs: dict[int, Run]) -> None:

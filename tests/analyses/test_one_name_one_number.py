@@ -1,5 +1,8 @@
 """One name, one formula: what training's probe and an analysis both measure agrees, what differs is called differently."""
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,12 @@ from torch import nn
 import analyses
 from analyses import figures
 from analyses.gradients.plane import zero_crossing
+from landscape.execution import Execution
+from landscape.experiment import Experiment
 from landscape.objective.objective import Objective
 from landscape.training.probes import NAMES, probe
+from landscape.training.state import Training
+from landscape.training.training import train
 from optimizers import create
 
 NETWORKS = {
@@ -69,6 +76,32 @@ def test_the_psf_of_training_is_the_psf_of_the_analysis(network: str) -> None:
         assert abs(float(running.l2_psf[0] / found.l2_psf[0]) - 1) > 0.05
         with pytest.raises(ValueError, match="one mode of BatchNorm, got a: batch statistics, b: running statistics"):
             analyses.compare_psf({"a": found, "b": running})
+
+
+@pytest.mark.parametrize(("method", "precision"), [("msam", "float32"), ("sam", "float64")])
+def test_the_psf_that_a_training_noted_is_that_of_its_checkpoint_on_the_same_batch(
+    tmp_path: Path, method: str, precision: Literal["float32", "float64"]
+) -> None:
+    """Of a convnet with BatchNorm, in the training's own precision, without autocast and micro-batches: from the files
+    of a run, to 1e-5; with running statistics it is another number."""
+    experiment = Experiment(
+        data_options={"train_examples": 96}, model="convnet", model_options={"channels": [4, 4]}, batch_size=32,
+        optimizer=method, epochs=2, precision=precision,
+    )  # fmt: skip
+    execution = Execution(checkpoint_every=1, probe_every=1)
+    assert not execution.micro_batch_size
+    run = train(experiment, tmp_path, execution=execution, progress=False)
+    checkpoint = run.checkpoint(3)
+    inputs, targets, _ = next(Training(experiment).batches_of_epoch(1))
+    batch = [(inputs, targets)]
+    objective = checkpoint.objective(mode="batch").on(batch)
+    assert objective.function.autocast is None
+    found = analyses.psf(objective, rho=execution.probe_rho_sam)
+    for analysed, probed in (("l2_psf", "l2_psf"), ("ratio", "psf_ratio")):
+        steps, values = run.all_series()[probed]
+        assert float(found[analysed][0]) == pytest.approx(values[list(steps).index(3)], rel=1e-5)
+    running = analyses.psf(checkpoint.objective().on(batch), rho=execution.probe_rho_sam)
+    assert abs(float(running.l2_psf[0] / found.l2_psf[0]) - 1) > 0.05
 
 
 @pytest.mark.parametrize("drawn", ["compare_psf", "compare_gradient_similarity", "compare_directional_sharpness"])

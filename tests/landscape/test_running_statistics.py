@@ -1,9 +1,12 @@
 """Statistics for an evaluation: equal to those of the data, and nothing of the model touched, its own included."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from landscape.objective.objective import Objective
 from landscape.running_statistics import gather, holding, own, put
 
 
@@ -67,3 +70,53 @@ def test_a_failing_pass_leaves_the_model_alone() -> None:
 
 def test_without_batch_norm_nothing_is_passed_forward() -> None:
     assert gather(nn.Linear(3, 2), iter([None])) == {}  # type: ignore[list-item]
+
+
+LAYERS = {
+    name: kind
+    for name, kind in vars(nn).items()
+    if isinstance(kind, type)
+    and issubclass(kind, nn.modules.batchnorm._NormBase)
+    and kind is not nn.SyncBatchNorm  # wants a group of processes
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_of_torch_that_holds_statistics_is_measured_in_every_mode_and_left_alone(name: str) -> None:
+    """Against the model called by hand: running statistics, those of training, and an average gathered at the weights."""
+    dimensions = 2 if "2d" in name else 3 if "3d" in name else 1
+    width = () if name.startswith("Lazy") else (2,)
+    layer = LAYERS[name](*width, track_running_stats=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(2 * 3**dimensions, 3))
+    data = [(torch.randn(4, 2, *[3] * dimensions) * i + i, torch.randint(3, (4,))) for i in (1, 2, 3)]
+    for inputs, _ in data:
+        model(inputs)
+    model.double()
+    data = [(inputs.double(), targets) for inputs, targets in data]
+    before = copy.deepcopy(model.state_dict())
+
+    def by_hand(there: nn.Module) -> float:
+        return sum(float(nn.functional.cross_entropy(there(x), y).detach()) for x, y in data) / 3
+
+    trained, evaluated = copy.deepcopy(model).train(), copy.deepcopy(model).eval()
+    expected = {"eval": by_hand(evaluated), "batch": by_hand(trained)}
+    assert abs(expected["eval"] - expected["batch"]) > 1e-3
+    for mode, loss in expected.items():
+        objective = Objective(model, nn.CrossEntropyLoss(), data, mode=mode)  # type: ignore[arg-type]
+        assert float(objective()) == pytest.approx(loss, rel=1e-12)
+        objective.gradient(objective.theta)
+        assert objective.function.batch_norm != "none in the model"
+    own_statistics = [copy.deepcopy(layer) for _ in data]
+    for each, (inputs, _) in zip(own_statistics, data, strict=True):
+        each.momentum = 1.0
+        each(inputs)
+    there = Objective(model, nn.CrossEntropyLoss(), data).reestimated()
+    for buffer in ("running_mean", "running_var"):
+        mean = torch.stack([each.get_buffer(buffer) for each in own_statistics]).mean(0)
+        torch.testing.assert_close(there.model[0].get_buffer(buffer), mean, rtol=1e-12, atol=1e-12)
+    assert float(there()) == pytest.approx(by_hand(there.model.eval()), rel=1e-12)
+    for buffer, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[buffer]), buffer
+    assert model.training
+    assert not layer._forward_pre_hooks
+    assert layer.momentum == 0.1

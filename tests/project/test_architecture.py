@@ -55,6 +55,7 @@ ARROWS = {
         "landscape.store",
         "landscape.runs",
         "analyses.directions",
+        "analyses.estimators",
     ),
     "analyses.curvature": (
         "landscape.objective",

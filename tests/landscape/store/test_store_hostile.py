@@ -14,6 +14,7 @@ from landscape.experiment import Experiment
 from landscape.runs.archive import export_archive, import_archive
 from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.checkpoint_file import LAST_STEP, read_checkpoint, write_checkpoint
+from landscape.runs.exchange import export_weights
 from landscape.runs.metric_series import as_dataset, coordinates
 from landscape.runs.run import Run
 from landscape.runs.verify import verify
@@ -33,7 +34,7 @@ def path(tmp_path):
         parameters={"weight": torch.randn(400, 400), "bias": torch.zeros(400)},
         momentum=None,
         buffers={},
-        state={"rng": {"x": [1, 2]}},
+        state={"rng": {"x": [1, 2]}, "frozen": {}},
         metrics={"loss": (np.arange(500), np.arange(500.0))},
         attributes={"experiment": Experiment().to_toml(), "finished": True},
     )
@@ -102,11 +103,13 @@ def many_missing(file):
         (overlapping_numbers, lambda p: read_checkpoint(p).metrics, "larger than it is"),
         (many_attributes, read_checkpoint, "at most 1000 attributes"),
         (links, lambda p: Checkpoint.open(p).theta, "more than the file has"),
+        (links, lambda p: export_weights(Checkpoint.open(p), p.with_name("w.safetensors")), "more than the file has"),
+        (links, lambda p: export_weights(Checkpoint.open(p), p.with_name("w.pt")), "more than the file has"),
         (many_missing, lambda p: read_checkpoint(p).parameters, "20000 in all"),
         (lambda f: f.attrs.__setitem__("step", np.uint64(2**63)), read_checkpoint, f"from 0 to {LAST_STEP}"),
         (lambda f: f.attrs.__setitem__("experiment", np.zeros(3)), read_checkpoint, "attribute experiment"),
     ],
-    ids=["ranges", "attributes", "links", "message", "step", "vector"],
+    ids=["ranges", "attributes", "links", "safetensors of links", "torch of links", "message", "step", "vector"],
 )
 def test_a_file_asks_for_no_more_than_it_has(path, harm, act, reason):
     edit(path, harm)

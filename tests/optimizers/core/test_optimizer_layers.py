@@ -1,5 +1,6 @@
 """Which layers a parameter and a running statistic belong to: seen whatever hides them, or refused."""
 
+import copy
 import gc
 import sys
 
@@ -87,14 +88,86 @@ def test_layers_that_come_later_are_frozen_too(method):
     training.model.body[1].forward = nn.BatchNorm1d.forward.__get__(
         training.model.body[1]
     )  # no group of processes here
-    outside = nn.BatchNorm1d(3, affine=False)
+    outside, instances = nn.BatchNorm1d(3, affine=False), nn.InstanceNorm1d(1, momentum=0.5, track_running_stats=True)
     head = training.model.head.forward
-    training.model.head.forward = lambda x: outside(head(x))
+
+    def forward(x):
+        instances(torch.ones(2, 1, 4))
+        return outside(head(x))
+
+    training.model.head.forward = forward
     step(training)
     step(training)
     passes = 2 * parts_of(training)
     assert int(training.model.body[5].num_batches_tracked) == passes
     assert int(outside.num_batches_tracked) == passes
+    assert float(instances.running_mean) == 1 - 0.5**passes
+
+
+KINDS = {
+    name: kind
+    for name, kind in vars(nn).items()
+    if isinstance(kind, type) and issubclass(kind, nn.modules.batchnorm._NormBase)
+}
+
+
+def normalised(kind):
+    """A network with this layer in the middle, and a batch for it."""
+    dimensions = 2 if "2d" in kind.__name__ else 3 if "3d" in kind.__name__ else 1
+    width = () if issubclass(kind, nn.modules.lazy.LazyModuleMixin) else (4,)
+    layer = kind(*width, track_running_stats=True)
+    if kind is nn.SyncBatchNorm:
+        layer.forward = nn.BatchNorm1d.forward.__get__(layer)  # no group of processes here
+        layer._check_input_dim = lambda _: None
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    shape = 6, 2, *[4] * dimensions
+    model = nn.Sequential(conv(2, 4, 2), layer, nn.Flatten(), nn.Linear(4 * 3**dimensions, 3))
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 1
+    return model, inputs
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled", "frozen_batch_norm"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_running_statistics_are_those_of_the_first_pass_alone(kind, mode):
+    """Bit for bit, over every layer of torch.nn that holds any; in eval mode they are used, and none is written."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, inputs = normalised(KINDS[kind])
+    model(inputs)
+    layer, once = model[1], copy.deepcopy(model)
+    if kind == "SyncBatchNorm":
+        once[1].forward = nn.BatchNorm1d.forward.__get__(once[1])
+        once[1]._check_input_dim = lambda _: None
+    once(inputs)
+    if mode == "frozen_batch_norm":
+        expected_in_eval = once.eval()(inputs)
+        model(inputs)
+        with optimizers.frozen_batch_norm(model), optimizers.frozen_batch_norm(layer):
+            model(inputs * 3)
+            torch.testing.assert_close(model.eval()(inputs), expected_in_eval, rtol=0, atol=0)
+            model.train()
+            model(inputs * 3)
+            assert set(model.state_dict()) == set(once.state_dict())
+    else:
+        optimizer = optimizers.create("sam", torch.optim.SGD(model.parameters(), lr=0.0), rho=0.5)
+        network = torch.compile(model, backend="eager") if mode == "compiled" else model
+        modes = []
+
+        def closure():
+            optimizer.zero_grad()
+            loss = network(inputs).square().mean()
+            loss.backward()
+            modes.append(float(loss.detach()))
+            return loss
+
+        optimizer.step(closure)
+        assert modes[0] != modes[1]
+    for name, buffer in once.named_buffers():
+        assert torch.equal(model.get_buffer(name), buffer), name
+    before = layer.running_mean.clone()
+    model.train()(inputs * 3)
+    assert not torch.equal(layer.running_mean, before), "what was frozen counts again"
+    assert not set(vars(nn.modules.instancenorm._InstanceNorm)) & {"running_mean", "running_var"}
 
 
 def test_the_class_answers_only_inside_the_block():

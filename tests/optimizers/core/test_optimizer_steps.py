@@ -264,6 +264,27 @@ def test_the_same_settings_by_other_words_are_accepted(method):
 
 
 @over_methods
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("tensor_lr", [False, True])
+def test_torch_distributed_checkpoint_changes_nothing_where_it_is_refused(method, steps, tensor_lr):
+    """It steps with lr = 0 along zeros whatever holds no state, and puts neither back after an error."""
+    lr = torch.tensor(0.1) if tensor_lr else 0.1
+    training, twin = (Training(method, net=Smooth, options={"lr": copy.deepcopy(lr)}).run(steps) for _ in range(2))
+    for one in (training, twin):
+        one.optimizer.zero_grad()
+    before = copy.deepcopy(whole_state(training))
+    other = Smooth()
+    foreign = get_optimizer_state_dict(other, torch.optim.SGD(other.parameters(), lr=0.3, momentum=0.9))
+    with pytest.raises(ValueError, match="expected a state_dict of"):
+        set_optimizer_state_dict(training.model, training.optimizer, foreign)
+    assert same(whole_state(training), before)
+    get_optimizer_state_dict(training.model, training.optimizer)
+    assert same(whole_state(training), before)
+    assert all(parameter.grad is None for parameter in training.optimizer.parameters)
+    assert same(training.run(2).weights(), twin.run(2).weights())
+
+
+@over_methods
 def test_torch_distributed_checkpoint_takes_the_base_and_says_so(method):
     """Its functions keep no entry but torch's own: refused with the way to do it, and that way restores everything."""
     source, target = Training(method, net=Smooth).run(3), Training(method, net=Smooth, seed=1).run(1)
