@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import hashlib
+import json
 import math
 import tomllib
 from dataclasses import dataclass, field
@@ -21,6 +23,14 @@ from jsonargparse import ArgumentParser, Namespace
 from landscape import imports, limited_toml
 from landscape.devices import device_named
 
+EXECUTED = (  # the fields that say how it is carried out and decide no number
+    "device",
+    "micro_batch_size",
+    "checkpoint_every",
+    "probe_every",
+    "probe_rho_sam",
+    "probe_rho_msam",
+)
 IMPORTED = ("data", "model", "optimizer", "base")  # the fields that may name somebody's code
 
 
@@ -155,6 +165,12 @@ class Experiment:
     def code(self) -> tuple[str, ...]:
         """What the fields that may name somebody's code say."""
         return tuple(getattr(self, name) for name in IMPORTED)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits over what decides the numbers: two experiments with the same one are the same training."""
+        decides = {name: value for name, value in dataclasses.asdict(self).items() if name not in EXECUTED}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def dtype(self) -> torch.dtype:

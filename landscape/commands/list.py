@@ -10,7 +10,7 @@ from typing import Literal
 from landscape.commands.parser import command_parser, recipes
 from landscape.markdown import markdown_table
 
-KINDS = ("optimizers", "analyses", "models", "data", "bases", "studies", "experiments")
+KINDS = ("optimizers", "analyses", "models", "data", "bases", "claims", "experiments")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def table(kind: str) -> str:
             ("name", "what it answers", "cost", "reference"),
             [(f"`{a.name}`", a.summary, a.cost, a.reference) for a in found],
         )
-    if kind in ("studies", "experiments"):
+    if kind in ("claims", "experiments"):
         return markdown_table(("name", "what it is"), [(f"`{n}`", first_comment(p)) for n, p in recipes(kind).items()])
     from landscape import data, models
     from landscape.training import bases
