@@ -23,8 +23,15 @@ from landscape.experiment import Experiment
 from landscape.runs.run import Run
 from landscape.training.training import train
 
-# what jobs import; the server does it once
-PRELOADED = ("analyses.studies.jobs", "sklearn.datasets", "landscape.models", "landscape.objective.objective")
+# what jobs import; the server does it once. torch imports its compiler, for two seconds, at an optimizer's first step
+PRELOADED = (
+    "analyses.studies.jobs",
+    "torch._dynamo",
+    "sklearn.datasets",
+    "sklearn.datasets.data",
+    "landscape.models",
+    "landscape.objective.objective",
+)
 
 
 def carry_out(

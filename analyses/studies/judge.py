@@ -12,7 +12,7 @@ the runs that survived. Within a family p is adjusted by Holm's procedure, open 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,16 +77,13 @@ def outcomes_of(claims: Claims, answers: Answers) -> Outcomes:
             run, digest = answers.runs[arm].get(seed), claims.experiment_of(arm, seed).digest
             failed = outcomes.failed(answers.root, digest)
             if run is not None:
-                wanted = [
-                    value
-                    for value in claims.values.values()
-                    if value.ask is None or claims.asks[value.ask].arms is None or arm in claims.asks[value.ask].arms
-                ]
+                asked = {ask.name for ask in claims.asks.values() if ask.arms is None or arm in ask.arms}
+                wanted = [value for value in claims.values.values() if value.ask is None or value.ask in asked]
                 numbers = {value.name: value_of(value, run, claims.asks, answers.read) for value in wanted}
                 unanswered = [
                     f"{ask.name}: {failed.get(ask.name, 'not answered')}"
                     for ask in claims.asks.values()
-                    if (ask.arms is None or arm in ask.arms) and not answered(run, ask)
+                    if ask.name in asked and not answered(run, ask)
                 ]
                 state = "incomplete" if unanswered else "whole"
                 found[arm, seed] = Outcome(state, "; ".join(unanswered), numbers)
@@ -126,7 +123,7 @@ def _word(claim: Claim, finding: Finding, p: float) -> tuple[str, str]:
     return ("HOLDS" if finding.supports else "REVERSED"), ""
 
 
-def _found(claim: Claim, seeds: tuple[int, ...], found: Outcomes) -> tuple[Finding, int, str]:
+def _found(claim: Claim, seeds: Sequence[int], found: Outcomes) -> tuple[Finding, int, str]:
     """What the statistic says, over how many seeds, and what stands in the way of a judgement."""
     troubles: list[str] = []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from typing import Any
 
 import torch
 import xarray as xr
@@ -35,7 +36,7 @@ def answer_of(ask: Ask) -> xr.Dataset | None:
             inputs, targets = torch.randn(16, 6).double(), torch.arange(16) % 6
             batches = list(zip(inputs.split(4), targets.split(4), strict=True))
             objective = Objective(model, nn.CrossEntropyLoss(), batches, mode=analysis.mode)
-            given = {name: torch.randn_like(objective.theta) for name in vectors_of(analysis.options)}
+            given: dict[str, Any] = {name: torch.randn_like(objective.theta) for name in vectors_of(analysis.options)}
             known = {
                 key: value
                 for key, value in ask.options.items()

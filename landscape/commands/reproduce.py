@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -71,9 +71,8 @@ def where(chosen: Namespace) -> tuple[Path, Path, Path]:
 
 def key_of(path: Path, scale: str | None, folder: Path, root: Path) -> str:
     """What decides a report beside the files of its runs: the claims, the scale, where the runs lie, and our own code."""
-    code = [
-        Path(str(find_spec(name).submodule_search_locations[0])) for name in ("optimizers", "landscape", "analyses")
-    ]  # type: ignore[union-attr,index]
+    here = Path(str(files("landscape"))).parent
+    code = [here / name for name in ("optimizers", "landscape", "analyses")]
     decides = [
         path.read_bytes(),
         str(scale).encode(),

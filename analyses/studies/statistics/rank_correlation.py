@@ -18,7 +18,10 @@ from analyses.studies.statistics.finding import Finding, Table, of_each_seed, st
 def rank_correlation(table: Table) -> Finding:
     """The mean over seeds of τ_b."""
     seeds = table.values.shape[1]
-    against = table.against if table.against is not None else np.tile(table.levels, (seeds, 1)).T
+    against = table.against
+    if against is None:
+        assert table.levels is not None
+        against = np.tile(table.levels, (seeds, 1)).T
     return of_each_seed(np.array([kendall(table.values[:, s], against[:, s]) for s in range(seeds)]), table.direction)
 
 

@@ -52,7 +52,7 @@ if __name__ == "__main__" and "after" in sys.argv:
     for key, _ in workers.in_processes(work, tasks, at_once=1, after=after): print(key, flush=True)
 elif __name__ == "__main__" and "preloaded" in sys.argv:
     import json
-    workers.serve("torch", "scipy.stats")
+    workers.serve("torch", "torch._dynamo", "scipy.stats")
     ((_, failure),) = workers.in_processes(work, {1: ("preloaded",)}, at_once=1)
     for name, value in zip(("torch", "accelerator", "threads"), json.loads(failure.message)): print(name, value)
 elif __name__ == "__main__":
