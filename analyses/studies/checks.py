@@ -1,143 +1,178 @@
-"""What can be known to be wrong with a study before anything is trained: every experiment, analysis, option, step, claim."""
+"""What can be known to be wrong with claims before anything is trained: every experiment, analysis, option, step, variable."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import numpy as np
+import torch
 
-import analyses
+from analyses import registry
 from analyses.second_subject import subjects_of, vectors_of
-from analyses.studies.results import quantity
-from analyses.studies.study import Claim, Method, Question, Study
+from analyses.studies.claim import Ask, Value
+from analyses.studies.claims import Claims
+from analyses.studies.stand_in import answer_of
+from analyses.studies.values import entry
 from landscape import data, imports
-from landscape.execution import Execution
-from landscape.experiment import Experiment
+from landscape import recipe as recipe_module
+from landscape.recipe import Recipe
 from landscape.runs.run import Run
 from landscape.seeding import isolated
 from landscape.training.beginning import rehearse
-from landscape.training.training import Training
+from landscape.training.evaluation import evaluated
+from landscape.training.state import Training
 from optimizers.ground.signatures import check_values, options_of
 
 
-def check(study: Study) -> None:
-    """Refuse what `study` asks and claims if it cannot mean it; loads and trains nothing.
+@dataclass(frozen=True)
+class Rehearsed:
+    """What the first steps of one arm told: examples of each split, steps, bytes of a checkpoint, names of metrics."""
+
+    train: int
+    test: int
+    steps: int
+    checkpoint_bytes: int
+    metrics: tuple[str, ...]
+
+    def scheduled(self, recipe: Recipe) -> list[int]:
+        """The steps of the checkpoints that an undisturbed run has."""
+        per_epoch = self.steps // recipe.experiment.epochs
+        return [*range(0, self.steps, recipe.execution.checkpoint_every * per_epoch), self.steps]
+
+
+def check(claims: Claims) -> None:
+    """Refuse what `claims` ask and read if it cannot mean it; loads and trains nothing.
 
     Raises:
-        ValueError: An unknown name, a wrong option, a claim on what is not asked for.
+        ValueError: An unknown name, a wrong option, a claim on what no answer has.
+        PermissionError: It names somebody's code that nobody allowed (`landscape.imports`).
     """
-    for question in study.questions:
-        _check_options(question)
-    for claim in study.claims:
-        _check_claim(claim, study)
+    for ask in claims.asks.values():
+        _check_options(ask)
+    answers = {ask.name: answer_of(ask) for ask in claims.asks.values() if _read(ask, claims)}
+    for value in claims.declared:
+        if value.ask is not None and (answer := answers.get(value.ask)) is not None:
+            _check_entry(value, claims.asks[value.ask], answer)
 
 
-def check_runs(study: Study, methods: Iterable[Method]) -> None:
-    """Try the first steps of one run of each of `methods`; loads each data set, writes nothing.
+def check_runs(claims: Claims, arms: Iterable[str]) -> dict[str, Rehearsed]:
+    """Try the first steps of one run of each of `arms`; loads each data set, writes nothing.
 
     Raises:
-        ValueError: An experiment that cannot be trained, a wrong step or number of examples.
+        ValueError: An experiment that cannot be trained, a wrong step, metric or number of examples.
         PermissionError: It names somebody's code that nobody allowed (`landscape.imports`).
     """
     sizes: dict[str, tuple[int, int]] = {}
-    for method in methods:
+    found: dict[str, Rehearsed] = {}
+    for arm in arms:
         try:
-            experiment, execution = study.recipe_of(method, study.seeds[0])
+            recipe = recipe_module.loads(claims.recipe_of(arm, claims.seeds_of(arm)[0]).to_toml())
+            experiment = recipe.experiment
             source = repr((experiment.data, experiment.data_options))
             if source not in sizes:
                 loaded = data.load(experiment)
                 sizes[source] = len(loaded.train), len(loaded.test)
-            for question in study.questions:
-                _check_reach(question, study, experiment, execution, *sizes[source])
+            train, test = sizes[source]
+            per_epoch = -(-train // experiment.batch_size)
+            early = Rehearsed(train, test, experiment.epochs * per_epoch, 0, ())
+            for ask in claims.asks.values():
+                if ask.arms is None or arm in ask.arms:
+                    _check_reach(ask, claims, recipe, early)
+            made: list[tuple[int, tuple[str, ...]]] = []
             with isolated(experiment.seed, "training"):
-                rehearse(partial(Training, experiment, execution), Run.planned(method.name, experiment))
+                rehearse(partial(_Observed, recipe, made), Run.planned(arm, experiment))
+            found[arm] = Rehearsed(train, test, early.steps, *made[0])
+            _check_metrics(claims, arm, found[arm])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"method {method.name!r}: {error}") from error
+            raise ValueError(f"arm {arm!r}: {error}") from error
+    return found
 
 
-def _check_options(question: Question) -> None:
-    with imports.from_file():  # a study is one
-        analysis = analyses.get(question.name)
+class _Observed(Training):
+    """A rehearsed training that tells the size and the metrics of its checkpoint."""
+
+    def __init__(self, recipe: Recipe, made: list[tuple[int, tuple[str, ...]]]) -> None:
+        super().__init__(*recipe)
+        self._made = made
+
+    def contents(self, run: Run) -> dict[str, Any]:
+        """As of any training, and noted."""
+        found = super().contents(run)
+        seen: dict[int, int] = {}
+        _sizes(found, seen)
+        self._made.append((sum(seen.values()), (*found["metrics"], *evaluated(self.loss.task))))
+        return found
+
+
+def _sizes(tree: Any, seen: dict[int, int]) -> None:
+    """The bytes of every tensor in a tree, once each."""
+    if isinstance(tree, torch.Tensor):
+        seen[tree.data_ptr()] = tree.nbytes
+    for item in tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, list | tuple) else ():
+        _sizes(item, seen)
+
+
+def _read(ask: Ask, claims: Claims) -> bool:
+    return any(value.ask == ask.name for value in claims.declared)
+
+
+def _check_options(ask: Ask) -> None:
+    with imports.from_file():  # claims are one
+        analysis = registry.get(ask.analysis)
     # a vector cannot stand in a file; the momentum comes from the checkpoint
     vectors, seconds = set(vectors_of(analysis.options)), subjects_of(analysis.options)
     known = [key for key in analysis.options if key not in vectors]
-    unknown = sorted(set(question.options) - set(known))
+    unknown = sorted(set(ask.options) - set(known))
     if unknown:
-        raise ValueError(f"{question.id}: unknown option {unknown[0]!r}: expected among {', '.join(known)}")
+        raise ValueError(f"{ask.name}: unknown option {unknown[0]!r}: expected among {', '.join(known)}")
     typed = {key: value for key, value in options_of(analysis.function).items() if key not in {*vectors, *seconds}}
-    given = {key: value for key, value in question.options.items() if key not in {*vectors, *seconds}}
-    check_values(question.id, typed, given)
+    given = {key: value for key, value in ask.options.items() if key not in {*vectors, *seconds}}
+    check_values(ask.name, typed, given)
 
 
-def _check_claim(claim: Claim, study: Study) -> None:
-    needs = quantity(claim.quantity).analysis
-    if needs is None:
-        if claim.ask:
-            raise ValueError(f"claim {claim.id!r}: {claim.quantity} is of the training; expected no `ask`")
-        return
-    asked = [question for question in study.questions if question.name == needs]
-    ids = _listed(question.id for question in asked)
-    if not asked:
+def _check_entry(value: Value, ask: Ask, answer: Any) -> None:
+    """Whether an answer of this kind has the number; of coordinates that count, the stand-in may have fewer."""
+    numbered = [key for key, at in value.sel.items() if type(at) is int and key in answer.dims]
+    few = {key: answer[key].values[0].item() if key in answer.coords else 0 for key in numbered if answer.sizes[key]}
+    try:
+        entry(answer, str(value.variable), {**value.sel, **few})
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"value {value.name!r}, of {ask.name}: {error.args[0]}") from error
+
+
+def _check_metrics(claims: Claims, arm: str, found: Rehearsed) -> None:
+    named = {claim.value for claim in claims.claims if arm in claim.arms}
+    named |= {claim.against for claim in claims.claims if arm in claim.arms and claim.against}
+    for value in claims.values.values():
+        wanted = value.name in named or value in claims.declared
+        if wanted and value.metric is not None and value.metric not in found.metrics:
+            known = ", ".join(sorted(set(found.metrics)))
+            raise ValueError(f"value {value.name!r}: metric: expected one of {known}, got {value.metric!r}")
+
+
+def _check_reach(ask: Ask, claims: Claims, recipe: Recipe, sizes: Rehearsed) -> None:
+    there = sizes.train if ask.split == "train" else sizes.test
+    if ask.examples is not None and ask.examples > there:
         raise ValueError(
-            f"claim {claim.id!r}: {claim.quantity} needs the analysis {needs}, which the study does not ask; "
-            "add it under [[analyses]]"
+            f"{ask.name}: expected examples from 1 to {there} of the {ask.split} split, got {ask.examples}"
         )
-    if len(asked) > 1 and not claim.ask:
-        raise ValueError(f"claim {claim.id!r}: {needs} is asked {len(asked)} times; say which as ask = one of {ids}")
-    chosen = [question for question in asked if claim.ask in ("", question.id)]
-    if not chosen:
-        raise ValueError(f"claim {claim.id!r}: ask = {claim.ask!r} is no {needs} of this study; expected one of {ids}")
-    if chosen[0].steps == "first":
-        raise ValueError(f"claim {claim.id!r} reads the last checkpoint; {chosen[0].id} is asked at the first alone")
-    _check_direction(claim, study, chosen[0])
-
-
-def _check_direction(claim: Claim, study: Study, question: Question) -> None:
-    direction, side = quantity(claim.quantity).direction, quantity(claim.quantity).side
-    if direction is None:
-        return
-    asked = question.options.get("directions")
-    if asked is not None and direction not in asked:
+    steps = sizes.scheduled(recipe)
+    asked = (
+        ask.steps if isinstance(ask.steps, list) else {"all": steps, "first": steps[:1], "last": steps[-1:]}[ask.steps]
+    )
+    reading = [value for value in claims.declared if value.ask == ask.name]
+    for value in reading:
+        step = {"last": steps[-1], "first": 0}.get(str(value.at), value.at)
+        if step not in asked:
+            claim = next((f"claim {c.id!r}" for c in claims.claims if value.name in (c.value, c.against)), "")
+            reads = f"{claim or f'value {value.name!r}'} reads the {f'{value.at} checkpoint' if isinstance(value.at, str) else 'step'}"
+            raise ValueError(f"{reads}; expected its step {step} among those of {ask.name}, {asked}")
+    unknown = sorted(set(asked) - set(steps))
+    if unknown:
+        per_epoch = sizes.steps // recipe.experiment.epochs
         raise ValueError(
-            f"claim {claim.id!r}: {claim.quantity} needs the direction {direction!r}; expected it among the directions of "
-            f"{question.id}, got {asked}"
+            f"{ask.name}: no checkpoint at step {unknown[0]}; expected among 0, "
+            f"{recipe.execution.checkpoint_every * per_epoch}, … {steps[-1]}"
         )
-    radius = side * study.sharpness_radius
-    radii = question.options.get("radii", analyses.get(question.name).options["radii"].default)
-    if not np.isclose(radii, radius, rtol=0, atol=1e-6).any():
-        raise ValueError(
-            f"claim {claim.id!r}: {claim.quantity} is read at the radius {radius:g} (sharpness_radius); expected it among "
-            f"the radii of {question.id}, got {list(radii)}"
-        )
-
-
-def _check_reach(
-    question: Question, study: Study, experiment: Experiment, execution: Execution, train: int, test: int
-) -> None:
-    there = train if question.split == "train" else test
-    if question.examples is not None and question.examples > there:
-        raise ValueError(
-            f"{question.id}: expected examples from 1 to {there} of the {question.split} split, got {question.examples}"
-        )
-    if isinstance(question.steps, list):
-        per_epoch = -(-train // experiment.batch_size)
-        last = experiment.epochs * per_epoch
-        steps = {*range(0, last, execution.checkpoint_every * per_epoch), last}
-        claims = [
-            c for c in study.claims if question.name == quantity(c.quantity).analysis and c.ask in ("", question.id)
-        ]
-        if claims and last not in question.steps:
-            raise ValueError(
-                f"claim {claims[0].id!r} reads the last checkpoint; expected its step {last} among those of {question.id}"
-            )
-        unknown = sorted(set(question.steps) - steps)
-        if unknown:
-            raise ValueError(
-                f"{question.id}: no checkpoint at step {unknown[0]}; expected among 0, "
-                f"{execution.checkpoint_every * per_epoch}, … {last}"
-            )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

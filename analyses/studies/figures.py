@@ -1,4 +1,4 @@
-"""The figures of a study: one line for each method, mean and standard error over seeds, drawn from the files alone."""
+"""The figures of a report: one line for each arm, mean and standard error over seeds, drawn from the files alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 import analyses
 from analyses import figures
-from analyses.studies.results import Results
+from analyses.studies.answers import Answers
+from analyses.studies.claim import Ask
 
 Draw = Callable[[Axes], object]
 
@@ -50,9 +51,9 @@ def line_over_steps(datasets: Mapping[str, xr.Dataset], name: str, label: str, z
     return draw
 
 
-def training(results: Results) -> Figure:
+def training(answers: Answers, ask: Ask | None = None) -> Figure:
     """Test accuracy and training loss after every epoch."""
-    metrics = results.metrics()
+    metrics = answers.metrics()
     percent = {label: dataset.assign(test_accuracy=100 * dataset.test_accuracy) for label, dataset in metrics.items()}
     return panels(
         line_over_steps(percent, "test_accuracy", "test accuracy [%]"),
@@ -60,20 +61,20 @@ def training(results: Results) -> Figure:
     )
 
 
-def curvature(results: Results) -> Figure:
+def curvature(answers: Answers, ask: Ask) -> Figure:
     """The largest Hessian eigenvalue during training, and the five largest at its end."""
     return panels(
-        lambda ax: analyses.compare_top_eigenvalues(results.series("top_eigenvalues"), ax),
-        lambda ax: analyses.compare_top_eigenvalues(results.final("top_eigenvalues"), ax),
+        lambda ax: analyses.compare_top_eigenvalues(answers.series(ask), ax),
+        lambda ax: analyses.compare_top_eigenvalues(answers.final(ask), ax),
     )
 
 
-def sharpness(results: Results) -> Figure:
+def sharpness(answers: Answers, ask: Ask) -> Figure:
     """The rise of the loss along directions, at the end of training.
 
     Along the batch gradient it is the rise of each batch's loss along its own gradient, averaged over the batches.
     """
-    final = results.final("directional_sharpness")
+    final = answers.final(ask)
     there = [str(name) for dataset in final.values() for name in dataset.direction.values]
     paper = [name for name in ("batch_gradient", "momentum", "random") if name in there]  # Becker et al. 2024, Fig. 4
 
@@ -84,36 +85,36 @@ def sharpness(results: Results) -> Figure:
     return panels(*map(along, paper or dict.fromkeys(there)))
 
 
-def similarity(results: Results) -> Figure:
+def similarity(answers: Answers, ask: Ask) -> Figure:
     """Cosines of the SAM and MSAM gradients and of gradient and momentum; the angle of SAM and MSAM against MSAM's radius.
 
     The angle is that of the part of MSAM's gradient in the plane of SGD's and SAM's, a small part at large radii:
     `out_of_plane` in the files says how small.
     """
-    series = results.series("gradient_similarity")
+    series = answers.series(ask)
     return panels(
         lambda ax: analyses.compare_gradient_similarity(series, ax, pair=("sam", "msam")),
         lambda ax: analyses.compare_gradient_similarity(series, ax, pair=("sgd", "momentum")),
-        lambda ax: analyses.compare_angle(results.final("gradient_similarity"), ax),
+        lambda ax: analyses.compare_angle(answers.final(ask), ax),
     )
 
 
-def psf(results: Results) -> Figure:
+def psf(answers: Answers, ask: Ask) -> Figure:
     """The L2-PSF during training, and its ratio to the gradient's norm."""
-    series = results.series("psf")
+    series = answers.series(ask)
     return panels(
         lambda ax: analyses.compare_psf(series, ax, quantity="l2_psf"),
         lambda ax: analyses.compare_psf(series, ax, quantity="ratio"),
     )
 
 
-def momentum(results: Results) -> Figure:
+def momentum(answers: Answers, ask: Ask | None = None) -> Figure:
     """Cosine of momentum and gradient, and the rise of the batch's loss at MSAM's point; running means of eight probes."""
     metrics = {
         label: dataset.assign(
             {name: _running_mean(dataset[name]) for name in ("momentum_cosine_next_batch", "momentum_ascent")}
         )
-        for label, dataset in results.metrics().items()
+        for label, dataset in answers.metrics().items()
     }
     return panels(
         line_over_steps(metrics, "momentum_cosine_next_batch", "cos(v, g), next batch", zero=True),
@@ -127,11 +128,12 @@ def _running_mean(series: xr.DataArray, window: int = 8) -> xr.DataArray:
 
 
 @dataclass(frozen=True)
-class StudyFigure:
-    """A figure of the report: the analysis it needs, if any, and how it is drawn; its docstring is the caption."""
+class ReportFigure:
+    """A figure of the report: the analysis or the metrics it needs, and how it is drawn; its docstring is the caption."""
 
     analysis: str | None
-    draw: Callable[[Results], Figure]
+    metrics: tuple[str, ...]
+    draw: Callable[..., Figure]
 
     @property
     def caption(self) -> str:
@@ -141,25 +143,33 @@ class StudyFigure:
 
 # by the heading in the report; the file carries the same name in lower case
 FIGURES = {
-    "Training": StudyFigure(None, training),
-    "Curvature": StudyFigure("top_eigenvalues", curvature),
-    "Sharpness": StudyFigure("directional_sharpness", sharpness),
-    "Similarity": StudyFigure("gradient_similarity", similarity),
-    "PSF": StudyFigure("psf", psf),
-    "Momentum": StudyFigure(None, momentum),
+    "Training": ReportFigure(None, ("test_accuracy", "train_loss"), training),
+    "Curvature": ReportFigure("top_eigenvalues", (), curvature),
+    "Sharpness": ReportFigure("directional_sharpness", (), sharpness),
+    "Similarity": ReportFigure("gradient_similarity", (), similarity),
+    "PSF": ReportFigure("psf", (), psf),
+    "Momentum": ReportFigure(None, ("momentum_cosine_next_batch", "momentum_ascent"), momentum),
 }
 
 
-def drawable(results: Results) -> dict[str, tuple[StudyFigure, Results]]:
-    """By heading, the figures whose analyses the study asks, and the results they draw; `Momentum` needs the probes.
+def drawable(answers: Answers) -> dict[str, tuple[ReportFigure, Ask | None]]:
+    """By heading, the figures that the runs have answers or metrics for, and the ask that each draws.
 
-    Where an analysis is asked more than once, each of its questions has a figure, `Curvature-<id>`.
+    Where an analysis is asked more than once, each of its asks has a figure, `Curvature-<ask>`.
     """
-    probed = bool(results.study.experiment.get("probe_every"))
-    return {
-        f"{name}-{ask}" if ask else name: (figure, asking)
-        for name, figure in FIGURES.items()
-        if results.asks(figure.analysis) and (probed or name != "Momentum")
-        for ask, asking in results.each_asking(figure.analysis).items()
-        if asking.at_end(figure.analysis)
-    }
+    found: dict[str, tuple[ReportFigure, Ask | None]] = {}
+    recorded = [set(dataset.data_vars) for dataset in answers.metrics().values()]
+    for name, figure in FIGURES.items():
+        if figure.analysis is None:
+            if recorded and all(set(figure.metrics) <= names for names in recorded):
+                found[name] = figure, None
+            continue
+        asks = answers.asked(figure.analysis)
+        found |= {name if len(asks) == 1 else f"{name}-{ask.name}": (figure, ask) for ask in asks}
+    return found
+
+
+def draw(answers: Answers, name: str) -> Figure:
+    """The figure under a heading of the report."""
+    figure, ask = drawable(answers)[name]
+    return figure.draw(answers, ask)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05  # the probability of any false verdict in a family of claims
+ROUNDING = 1e-9  # a spread below this part of the differences is that of the arithmetic and of no seed
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Comparison:
 def compare(differences: np.ndarray) -> Comparison:
     """Student's paired t-test of `differences`, one for each seed; p is 1 where one of them is not known, or fewer than 2.
 
-    Differences that are all the same say nothing of their spread; then p is that of their signs alone, 2^(1 − S).
+    Differences that are all the same, up to rounding, say nothing of their spread; then p is that of their signs alone,
+    2^(1 − S).
     """
     if differences.size < 2 or not np.isfinite(differences).all():
         known = differences[np.isfinite(differences)]
         return Comparison(float(known.mean()) if known.size else float("nan"), float("nan"), 1.0)
     seeds, mean, spread = differences.size, float(differences.mean()), float(differences.std(ddof=1))
-    if not np.ptp(differences):
+    if np.ptp(differences) <= ROUNDING * np.abs(differences).max():
         return Comparison(mean, 0.0, 2.0 ** (1 - seeds) if mean else 1.0)
     error = spread / np.sqrt(seeds)
     half = float(stdtrit(seeds - 1, 1 - LEVEL / 2) * error)

@@ -1,27 +1,32 @@
 """The report of a study: figures, a table, verdicts, and for every number the file and dataset it was read from.
 
-One text, `report.md`; `report.html` is the same text with the figures inside, so that it can be sent as one file.
+It reads `claims.h5` and the files that it names, and decides nothing. One text, `report.md`; `report.html` is the same text
+with the figures inside, so that it can be sent as one file.
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from markdown_it import MarkdownIt
 
 from analyses import figures
-from analyses.studies.figures import StudyFigure, drawable
+from analyses.studies.answers import Answers
+from analyses.studies.claims import Claims
+from analyses.studies.figures import ReportFigure, drawable
 from analyses.studies.holm import LEVEL
-from analyses.studies.results import QUANTITIES, Number, Quantity, Results
-from analyses.studies.verdicts import judge
+from analyses.studies.judge import JUDGED
 from landscape.markdown import markdown_table
+from landscape.store.atomic_file import write_text
+from landscape.store.dataset_file import read_dataset
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -32,105 +37,114 @@ td:first-child, th:first-child { text-align: left } code { font-size: 90% }
 """
 
 
-@dataclass(frozen=True)
-class Column:
-    """A quantity of one question of the study, under its heading, with the numbers of all runs."""
+def write_report(folder: Path, root: Path) -> list[Path]:
+    """Draw the figures and write `report.md` and `report.html` beside `folder`'s claims.h5; returns the files, HTML first.
 
-    quantity: Quantity
-    label: str
-    numbers: dict[str, dict[int, Number]]
-
-
-def write_report(results: Results, failures: dict[Path, str]) -> Path:
-    """Draw the figures and write `report.md` and `report.html` into the study's folder; returns the HTML's path."""
-    folder = results.directory
-    if not results.labels:
+    `root` is where the runs lie.
+    """
+    judged = read_dataset(folder / "claims.h5", JUDGED)
+    claims = Claims.parse(folder.name, str(judged.attrs["claims"]), str(judged.attrs["scale"]))
+    answers = Answers(claims, root)
+    if not any(answers.runs.values()):
         raise ValueError(f"{folder}: expected at least one finished run to report on, found none")
-    drawn = {}
-    for name, (wanted, asking) in drawable(results).items():
-        figure = wanted.draw(asking)
-        drawn[name] = wanted, figures.save(figure, folder / "figures" / name.lower())[0]
+    drawn: dict[str, tuple[ReportFigure, Path]] = {}
+    written: list[Path] = []
+    for name, (wanted, ask) in drawable(answers).items():
+        figure = wanted.draw(answers, ask)
+        files = figures.save(figure, folder / "figures" / name.lower())
+        written += files
+        drawn[name] = wanted, files[0]
         plt.close(figure)
-    text = "\n\n".join(_sections(results, failures, drawn))
-    (folder / "report.md").write_text(text + "\n")
+    text = "\n\n".join(_sections(judged, claims, folder, root, drawn))
+    write_text(folder / "report.md", text + "\n")
     page = folder / "report.html"
-    page.write_text(_html(results.study.title, text, folder))
-    return page
+    write_text(page, _html(claims.title, text, folder))
+    return [page, folder / "report.md", *written]
 
 
-def _sections(results: Results, failures: dict[Path, str], drawn: dict[str, tuple[StudyFigure, Path]]) -> Iterable[str]:
-    study = results.study
-    yield f"# {study.title}"
-    if study.about:
-        yield study.about.strip()
-    columns = [
-        Column(quantity, f"{quantity.label}, {ask}" if ask else quantity.label, asking.numbers(quantity))
-        for quantity in QUANTITIES
-        for ask, asking in results.each_asking(quantity.analysis).items()
-        if asking.at_end(quantity.analysis)
-    ]
-    counts = {name: len(runs) for name, runs in results.runs.items()}
+def _sections(
+    judged: xr.Dataset, claims: Claims, folder: Path, root: Path, drawn: dict[str, tuple[ReportFigure, Path]]
+) -> Iterable[str]:
+    yield f"# {claims.title}"
+    if claims.about:
+        yield claims.about.strip()
+    if claims.transformed:
+        changed = "".join(f"\n- {line}" for line in claims.transformed)
+        yield f"Scale `{claims.scale}`. What differs from the file's own protocol:\n{changed}"
     yield (
-        f"Mean ± standard error over the seeds {', '.join(map(str, study.seeds))}. Sharpness is the rise of the loss at "
-        f"distance {study.sharpness_radius:g} from the final weights. The peak test accuracy is picked on the test split, "
-        "hence optimistic. Gradients are the method's own: probes, evaluations and analyses are not in them."
+        "Mean ± standard error over seeds. The peak test accuracy is picked on the test split, hence optimistic. Gradients "
+        "are the method's own: probes, evaluations and analyses are not in them."
     )
     yield "## Results"
-    yield _table(results, columns)
-    incomplete = {name: count for name, count in counts.items() if count < len(study.seeds)}
-    for name, count in incomplete.items():
-        yield f"**{name}: {count} of {len(study.seeds)} runs are whole; the others are not in the numbers.**"
-    for (name, seed), reason in results.diverged.items():
-        yield f"- `{name}/seed-{seed}` diverged: {reason}"
-    noted = {results.directory / name / f"seed-{seed}" for name, seed in results.diverged}
-    for folder, reason in failures.items():
-        if folder in noted:
-            continue
-        yield f"- `{folder.relative_to(results.directory)}`: {reason}"
-    if study.claims:
+    yield _table(judged, claims)
+    runs = _rows(judged, "run")
+    for arm in claims.arms:
+        own = [run for run in runs if run["arm"] == arm]
+        whole = sum(run["state"] == "whole" for run in own)
+        if whole < len(own):
+            yield f"**{arm}: {whole} of {len(own)} runs are whole; what the others lack is not in the numbers.**"
+    for run in runs:
+        if run["state"] != "whole":
+            yield f"- {run['arm']}, seed {run['seed']} (`{run['digest']}`) {_state(run['state'])}: {run['reason']}"
+    if claims.claims:
         yield "## Claims"
         yield (
-            "Each claim is judged by the paired difference over all seeds (Student's t): HOLDS, REVERSED, or NOT RESOLVED where "
-            f"p ≥ {LEVEL:g}. p is adjusted for the number of claims in the family (Holm), so that of {1 / LEVEL:.0f} studies "
-            "in which nothing is true one reports anything; the interval of 95 % beside the difference is its own. A run that "
-            "diverged counts with the value that the claim registered for it; a claim with a missing run is not judged by the "
-            "others. Claims and statistics stand in the study's own file."
+            "Each claim is judged over all its seeds (Student's t unless its statistic says else): HOLDS, REVERSED, or NOT "
+            f"RESOLVED where p ≥ {LEVEL:g} or the effect is below the smallest of interest. p is adjusted for the number of "
+            f"claims in the family (Holm), so that of {1 / LEVEL:.0f} studies in which nothing is true one reports anything; "
+            "the interval of 95 % beside the effect is its own. A run that diverged counts with the value that the claim "
+            "registered for it; a claim with a missing run is not judged by the others. Claims and statistics stand in the "
+            "study's own file."
         )
-        yield _claims(results)
+        yield _claims(judged)
     for name, (figure, picture) in drawn.items():
         yield f"## {name}"
-        yield f"![{name}]({picture.relative_to(results.directory)})"
+        yield f"![{name}]({picture.relative_to(folder).as_posix()})"
         yield f"{figure.caption} Bands: one standard error over seeds."
     yield "## Where each number comes from"
-    yield f"Paths are relative to this report. The runs were made with {_versions(results)}."
-    yield _sources(results, columns)
+    yield f"Paths are relative to this report. The runs were made with {judged.attrs['made_with']}."
+    yield _sources(judged, claims, Path(os.path.relpath(root, folder)))
 
 
-def _versions(results: Results) -> str:
-    """The versions that the last checkpoints of all runs name."""
-    found = {
-        f"torch {attributes['version_torch']}, landscape-toolkit {attributes['version_landscape_toolkit']}"
-        for runs in results.runs.values()
-        for attributes in (run.checkpoint("last").attributes for run in runs.values())
-    }
-    return "; ".join(sorted(found))
+def _state(state: str) -> str:
+    return {"incomplete": "has no answer to everything", "missing": "is missing"}.get(state, state)
 
 
-def _table(results: Results, columns: list[Column]) -> str:
-    head = ["method", *(f"{column.label} [{column.quantity.unit}]" for column in columns)]
-    seeds = len(results.study.seeds)
-    rows = [
-        [label, *(_cell(c.quantity, seeds, [n.value for n in c.numbers[name].values()]) for c in columns)]
-        for name, label in results.labels.items()
-    ]
+def _rows(judged: xr.Dataset, dim: str) -> list[dict]:
+    """The variables `dim_…` as a row for each entry along `dim`."""
+    names = [str(name) for name in judged.data_vars if str(name).startswith(f"{dim}_")]
+    columns = [judged[name].values.tolist() for name in names]
+    keys = [name.removeprefix(f"{dim}_") for name in names]
+    return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _columns(judged: xr.Dataset) -> dict[str, dict]:
+    """The values that some run has, by name: label, unit, format."""
+    known = {row["column"] for row in _rows(judged, "number") if np.isfinite(row["value"])}
+    names = judged["column"].values.tolist()
+    return {name: row for name, row in zip(names, _rows(judged, "column"), strict=True) if name in known}
+
+
+def _table(judged: xr.Dataset, claims: Claims) -> str:
+    columns, numbers, runs = _columns(judged), _rows(judged, "number"), _rows(judged, "run")
+    head = ["method", *(f"{column['label']} [{column['unit']}]" for column in columns.values())]
+    rows = []
+    for arm in claims.arms.values():
+        own = [row for row in numbers if row["arm"] == arm.name]
+        seeds = sum(run["arm"] == arm.name for run in runs)
+        cells = [
+            _cell(c["format"], seeds, [n["value"] for n in own if n["column"] == name]) for name, c in columns.items()
+        ]
+        if own:
+            rows.append([arm.label, *cells])
     return markdown_table(head, rows)
 
 
-def _cell(quantity: Quantity, seeds: int, values: list[float]) -> str:
+def _cell(form: str, seeds: int, values: list[float]) -> str:
     known = np.array([value for value in values if np.isfinite(value)])
     if not known.size:
         return "–"
-    scale, places = (100, quantity.form[:-1] + "f") if quantity.form.endswith("%") else (1, quantity.form)
+    scale, places = (100, form[:-1] + "f") if form.endswith("%") else (1, form)
     mean = format(scale * known.mean(), places)
     fewer = f" (n = {known.size})" if known.size < seeds else ""
     if known.size < 2 or not known.std():
@@ -138,35 +152,35 @@ def _cell(quantity: Quantity, seeds: int, values: list[float]) -> str:
     return f"{mean} ± {format(scale * known.std(ddof=1) / np.sqrt(known.size), places)}{fewer}"
 
 
-def _claims(results: Results) -> str:
+def _claims(judged: xr.Dataset) -> str:
     rows = [
         [
-            verdict.claim.statement,
-            verdict.claim.source,
-            f"`{verdict.claim.quantity}`" + (f" of `{verdict.claim.ask}`" if verdict.claim.ask else ""),
-            f"{verdict.difference:+.3g} ± {verdict.half_width:.2g}",
-            str(verdict.seeds),
-            f"{verdict.p:.2g}",
-            f"{verdict.word}: {verdict.reason}" if verdict.reason else verdict.word,
+            claim["statement"],
+            claim["source"] + (f": {claim['published']}" if claim["published"] else ""),
+            f"{claim['statistic']} of `{claim['value']}`",
+            f"{claim['effect']:+.3g} ± {claim['half_width']:.2g}",
+            str(claim["seeds"]),
+            f"{claim['p_adjusted']:.2g}",
+            f"{claim['verdict']}: {claim['reason']}" if claim["reason"] else claim["verdict"],
         ]
-        for verdict in judge(results)
+        for claim in _rows(judged, "claim")
     ]
-    return markdown_table(["claim", "source", "statistic", "difference", "seeds", "p, adjusted", "verdict"], rows)
+    return markdown_table(["claim", "source", "statistic", "effect", "seeds", "p, adjusted", "verdict"], rows)
 
 
-def _sources(results: Results, columns: list[Column]) -> str:
+def _sources(judged: xr.Dataset, claims: Claims, runs: Path) -> str:
+    columns = _columns(judged)
     rows = [
         [
-            results.labels[name],
-            str(seed),
-            column.label,
-            format(number.value, ".6g"),
-            f"`{number.file.relative_to(results.directory)}`",
-            f"`{number.dataset}`",
+            claims.arms[number["arm"]].label,
+            str(number["seed"]),
+            columns[number["column"]]["label"],
+            format(number["value"], ".6g"),
+            f"`{(runs / number['file']).as_posix()}`",
+            f"`{number['dataset']}`",
         ]
-        for column in columns
-        for name in results.labels
-        for seed, number in column.numbers[name].items()
+        for number in _rows(judged, "number")
+        if number["column"] in columns and np.isfinite(number["value"])
     ]
     return markdown_table(["method", "seed", "quantity", "value", "file", "dataset"], rows)
 

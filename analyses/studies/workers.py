@@ -1,24 +1,28 @@
-"""Long-lived workers: each takes one piece of work after the other; none outlives its parent; one that dies fails its own.
+"""One process for each piece of work, at the price of a fork; none outlives its parent, and one that dies fails its own.
 
-Between parent and worker is a pipe. Work and answers go through it; and when the parent is gone, however it went, the
-kernel closes its end: a thread of the worker that listens there ends the worker. First by SIGTERM, on which a training
-writes a checkpoint, and after `GRACE` seconds for good. A worker is kept while there is work, since importing torch
-takes seconds; one that dies fails only what it had in hand, and another takes its place.
+A server process imports what all work needs once (`PRELOADED`), computes nothing, starts no thread and no accelerator,
+and forks for each piece of work (`multiprocessing`'s forkserver). So a piece begins from the same clean state, whatever
+came before it, and a kill costs that piece alone; a server that is killed is started again with the next.
+
+Between parent and worker is a pipe. The answer goes through it; and when the parent is gone, however it went, the kernel
+closes its end: a thread of the worker that listens there ends the worker. First by SIGTERM, on which a training writes a
+checkpoint, and after `GRACE` seconds for good. The server goes with the last process that could ask it for work.
 
 Answers may be longer than a pipe holds: the parent waits for answers, not for the end of the process that sends one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -38,70 +42,79 @@ class Failure:
         return f"{self.kind}: {self.message}"
 
 
+def serve(*preloaded: str) -> None:
+    """Start the server, which imports these modules meanwhile; with the first piece of work it starts by itself.
+
+    It keeps the modules of the first call in a process.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(preloaded))
+    forkserver.ensure_running()
+
+
 class _Worker:
     """A process and our end of the pipe to it."""
 
-    def __init__(self, context: Any, work: Callable[..., object]) -> None:
+    def __init__(self, work: Callable[..., object], task: Sequence[Any]) -> None:
+        # not fork: a child would inherit torch's threads in an unknown state; not spawn: it imports torch, for seconds
+        context = multiprocessing.get_context("forkserver")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, work))
-        self.process.start()
+        patience = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.process = context.Process(target=_work, args=(theirs, work, task))
+                self.process.start()
+                break
+            except (EOFError, ConnectionError):  # the server is dying; only once it is gone another one is started
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.05)
         theirs.close()
 
-    def give(self, task: tuple[Any, ...]) -> bool:
-        """Hand it its next piece of work; False where it has died since its last answer."""
+    def answer(self) -> Failure | None:
+        """What came of its work; it is gone then."""
         try:
-            self.pipe.send(task)
-        except OSError:
-            self.leave()
-            return False
-        return True
-
-    def answer(self) -> tuple[Failure | None, bool]:
-        """What came of its work, and whether it lives on."""
-        try:
-            return self.pipe.recv(), True
+            return self.pipe.recv()
         except (EOFError, OSError):
+            self.process.join()
+            return _killed(self.process.exitcode)
+        finally:
             self.leave()
-            return _killed(self.process.exitcode), False
 
     def leave(self) -> None:
-        """Wait until it is gone: at the end of the pipe it goes, at once where it has no work."""
+        """Wait until it is gone: at the end of the pipe it goes."""
         self.pipe.close()
         self.process.join()
 
 
 def in_processes(
-    work: Callable[..., object], tasks: Mapping[Key, tuple[Any, ...]], *, at_once: int
+    work: Callable[..., object],
+    tasks: Mapping[Key, tuple[Any, ...]],
+    *,
+    at_once: int,
+    after: Mapping[Key, Key] | None = None,
 ) -> Generator[tuple[Key, Failure | None], None, None]:
-    """Call `work(*task)` for each of `tasks` in at most `at_once` processes; yields each key when done, with what failed.
+    """Call `work(*task)` for each of `tasks`, each in a process of its own, at most `at_once` at a time.
+
+    Yields each key when done, with what failed. `after` names the task that must have been done before: if it failed, what
+    comes after it is not begun and not yielded; once it is done, what comes after it is next.
 
     Left early, by an error or Ctrl-C, it asks the workers to stop (SIGTERM) and waits for them.
     """
-    # spawn: a forked child would inherit torch's threads in an unknown state
-    context = multiprocessing.get_context("spawn")
-    waiting = deque(tasks.items())
-    idle: list[_Worker] = []
+    after = {key: before for key, before in (after or {}).items() if before in tasks}
+    waiting = deque(key for key in tasks if key not in after)
     busy: dict[Connection, tuple[Key, _Worker]] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < at_once:
-                key, task = waiting.popleft()
-                while idle:
-                    worker = idle.pop()
-                    if worker.give(task):
-                        break
-                else:  # there is none, or all that were have died since their last answer
-                    worker = _Worker(context, work)
-                    if not worker.give(task):
-                        yield key, _killed(worker.process.exitcode)
-                        continue
+                key = waiting.popleft()
+                worker = _Worker(work, tasks[key])
                 busy[worker.pipe] = key, worker
             ready = wait(list(busy))
             for pipe in [pipe for pipe in busy if pipe in ready]:
                 key, worker = busy.pop(pipe)
-                failure, lives = worker.answer()
-                if lives:
-                    idle.append(worker)
+                failure = worker.answer()
+                if failure is None:
+                    waiting.extendleft(reversed([later for later, before in after.items() if before == key]))
                 yield key, failure
     finally:
         working = [worker for _, worker in busy.values()]
@@ -109,48 +122,40 @@ def in_processes(
             worker.process.terminate()
         for worker in working:
             worker.pipe.poll(PATIENCE)  # its answer, or its end
-        for worker in [*idle, *working]:
+        for worker in working:
             worker.leave()
 
 
-def _killed(code: int) -> Failure:
-    if code < 0:
+def _killed(code: int | None) -> Failure:
+    if code is not None and code < 0:
         return Failure(
             "killed", f"its process was ended by {signal.Signals(-code).name}; the same command continues it"
         )
     return Failure("killed", f"its process ended with exit code {code} and without an answer")
 
 
-def _serve(pipe: Connection, work: Callable[..., object]) -> None:
+def _work(pipe: Connection, work: Callable[..., object], task: Sequence[Any]) -> None:
     os.setpgid(0, 0)  # the terminal's Ctrl-C is the parent's to answer, which then sends one SIGTERM
-    tasks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-    busy = threading.Event()
-    threading.Thread(target=_listen, args=(pipe, tasks, busy), daemon=True).start()
-    while (task := tasks.get()) is not None:
-        try:
-            work(*task)
-        except Exception as error:
-            answer: Failure | None = Failure(type(error).__name__, str(error))
-        else:
-            answer = None
-        busy.clear()  # before the answer, after which the parent may close the pipe
-        try:
-            pipe.send(answer)
-        except OSError:  # nobody is left to be told
-            return
+    done = threading.Event()
+    threading.Thread(target=_listen, args=(pipe, done), daemon=True).start()
+    try:
+        work(*task)
+    except Exception as error:
+        answer: Failure | None = Failure(type(error).__name__, str(error))
+    else:
+        answer = None
+    done.set()  # before the answer, after which the parent may close the pipe
+    try:
+        pipe.send(answer)
+    except OSError:  # nobody is left to be told
+        return
 
 
-def _listen(pipe: Connection, tasks: queue.SimpleQueue[tuple[Any, ...] | None], busy: threading.Event) -> None:
-    """Take work from the pipe; at its end leave, and where there is work in hand the parent has died: end the process."""
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, OSError):
-            break
-        busy.set()
-        tasks.put(task)
-    tasks.put(None)
-    if busy.is_set():
+def _listen(pipe: Connection, done: threading.Event) -> None:
+    """Wait for the end of the pipe, at which the parent has gone; end the process where it is still at work."""
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv()  # nothing ever comes
+    if not done.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)  # a daemon's: it ends with the process
     os._exit(1)

@@ -21,7 +21,7 @@ KINDS = (
     "augmentations",
     "tasks",
     "bases",
-    "studies",
+    "claims",
     "experiments",
     *CHOICES,
 )
@@ -67,7 +67,7 @@ def table(kind: str) -> str:
             ("name", "what it answers", "cost", "reference"),
             [(f"`{a.name}`", a.summary, a.cost, a.reference) for a in found],
         )
-    if kind in ("studies", "experiments"):
+    if kind in ("claims", "experiments"):
         return markdown_table(("name", "what it is"), [(f"`{n}`", first_comment(p)) for n, p in recipes(kind).items()])
     from landscape import data, models, tasks
     from landscape.training import bases

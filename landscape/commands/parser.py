@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 
 def recipes(kind: str) -> dict[str, Path]:
-    """The packaged TOML files of a kind, `experiments` or `studies`, by name."""
-    folder = Path(str(resources.files("landscape"))) / "recipes" / kind
+    """The packaged TOML files of a kind, `experiments` or `claims`, by name; neither torch nor an analysis is imported."""
+    if kind == "claims":
+        folder = Path(str(resources.files("landscape"))).parent / "analyses" / kind
+    else:
+        folder = Path(str(resources.files("landscape"))) / "recipes" / kind
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 

@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 
 from analyses import figures
-from analyses.studies.figures import drawable
-from analyses.studies.results import Results
-from analyses.studies.study import Study
+from analyses.studies.answers import Answers
+from analyses.studies.claims import Claims
+from analyses.studies.figures import draw, drawable
 from landscape.commands.parser import recipe
 
 
 def main(directory: str = "runs/demo", output: str = "runs/demo/figures", *names: str) -> None:
-    results = Results(Study.read(recipe("demo", "studies")), Path(directory))
-    known = drawable(results)
-    for name in names or known:
-        for written in figures.save(known[name].draw(results), Path(output) / name.lower()):
+    answers = Answers(Claims.read(recipe("demo", "claims")), Path(directory) / "runs")
+    for name in names or drawable(answers):
+        for written in figures.save(draw(answers, name), Path(output) / name.lower()):
             print(written)
 
 

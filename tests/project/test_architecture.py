@@ -75,6 +75,7 @@ ARROWS = {
     "analyses.gradients": ("landscape.objective", "analyses (ground)", "analyses.estimators"),
     "analyses.studies": (
         "landscape (ground)",
+        "landscape.objective",
         "landscape.data",
         "landscape.store",
         "landscape.runs",

@@ -21,7 +21,7 @@ def test_the_wheel_installs_and_imports(tmp_path: Path) -> None:
     subprocess.run([*build, str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("analyses/landscape.mplstyle", "landscape/recipes/studies/demo.toml", "optimizers/py.typed"):
+    for needed in ("analyses/landscape.mplstyle", "analyses/claims/demo.toml", "optimizers/py.typed"):
         assert needed in names, f"{needed} is not in the wheel"
     assert not [name for name in names if name.startswith(("tests/", "notebooks/"))]
 
@@ -41,7 +41,7 @@ def test_the_wheel_installs_and_imports(tmp_path: Path) -> None:
         f"    assert module.__file__.startswith({str(clean)!r}), module.__file__\n"
         "assert importlib.metadata.version('landscape-toolkit')\n"
         "from landscape.commands.parser import recipes\n"
-        "assert 'demo' in recipes('studies')\n"
+        "assert 'demo' in recipes('claims')\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([str(clean / "bin" / "python"), "-c", code], check=True, cwd=tmp_path, env=environment)

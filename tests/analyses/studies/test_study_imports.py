@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from analyses.studies import reproduction
-from analyses.studies.study import Study
+from analyses.studies import jobs
+from analyses.studies.carrying_out import complete
+from analyses.studies.claims import Claims
 from landscape import imports
 from landscape.__main__ import main
 from landscape.experiment import IMPORTED
@@ -24,19 +25,21 @@ def images():
 def base(params, lr): return optim.SGD(params, lr=lr)
 from optimizers import SAM
 class Mine(SAM): pass
+from landscape.tasks.classification import Classification as Labels
 """
 NAMES = {
     "model": "somebodys_study:net",
     "data": "somebodys_study:images",
     "optimizer": "somebodys_study:Mine",
     "base": "somebodys_study:base",
+    "task": "somebodys_study:Labels",
 }
 STUDY = """
 title = "Theirs"
 seeds = [0]
 [experiment]
 epochs = 1
-[methods.theirs]
+[arms.theirs]
 {field} = "{name}"
 """
 
@@ -55,15 +58,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def in_this_process(
-    work: Callable[..., object], tasks: Mapping[Path, tuple], *, at_once: int
-) -> Iterator[tuple[Path, None]]:
+    work: Callable[..., object], tasks: Mapping[jobs.Job, tuple], *, at_once: int, after: object
+) -> Iterator[tuple[jobs.Job, None]]:
     for key, task in tasks.items():
         yield key, work(*task)
 
 
 @pytest.mark.parametrize("field", IMPORTED)
 def test_a_study_runs_no_code_unless_allowed(field: str, elsewhere: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(reproduction, "in_processes", in_this_process)
+    monkeypatch.setattr(jobs, "in_processes", in_this_process)
     Path("theirs.toml").write_text(STUDY.format(field=field, name=NAMES[field]))
     arguments = ["reproduce", "theirs.toml", "--directory", "runs"]
     assert main(arguments) == 2
@@ -80,9 +83,9 @@ def test_a_study_runs_no_code_unless_allowed(field: str, elsewhere: Path, capsys
 @pytest.mark.processes
 def test_what_is_allowed_in_python_is_allowed_in_its_workers(elsewhere: Path) -> None:
     Path("theirs.toml").write_text(STUDY.format(field="model", name=NAMES["model"]))
-    study = Study.read(Path("theirs.toml"))
+    claims = Claims.read(Path("theirs.toml"))
     with pytest.raises(PermissionError, match="--allow"):
-        reproduction.carry_out(study, Path("runs"), jobs=1)
+        complete(claims, Path("runs"), jobs=1)
     imports.allow(NAMES["model"])
-    assert reproduction.carry_out(study, Path("runs"), jobs=1) == {}
+    assert complete(claims, Path("runs"), jobs=1) == {}
     assert NAMES["model"] not in os.environ[imports.VARIABLE]

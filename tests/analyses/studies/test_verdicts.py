@@ -2,16 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from analyses.studies import results as results_module
+from analyses.studies.claim import Claim
 from analyses.studies.holm import LEVEL, compare, holm, verdict_word
-from analyses.studies.study import Claim
-from analyses.studies.verdicts import judge
+from analyses.studies.judge import Outcome, Verdict, decide
+from analyses.studies.values import Number
 
 STUDIES, CLAIMS, SEEDS = 1000, 9, 5
 
@@ -62,6 +61,7 @@ def test_planted_effects_are_found_and_true_nulls_beside_them_are_left_alone() -
         ([1.0], "greater", "NOT RESOLVED"),
         ([0.0, 0.0, 0.0], "less", "NOT RESOLVED"),
         ([1.0, 1.0], "greater", "NOT RESOLVED"),  # no spread in two seeds is no certainty
+        ([0.1 + 0.2, 0.3], "greater", "NOT RESOLVED"),  # nor is that of the arithmetic
         ([1.0] * 6, "greater", "HOLDS"),  # 2^-5
         ([1.0, 1.1, float("nan"), 0.9, 1.05], "greater", "NOT RESOLVED"),
         ([1.0, 1.1, float("inf"), 0.9, 1.05], "greater", "NOT RESOLVED"),
@@ -95,28 +95,23 @@ def test_holms_adjustment_is_the_step_down_by_its_definition() -> None:
     assert holm(np.array([])).size == 0
 
 
-CLAIM = Claim("c", "A ends lower", "test", "q", "a", "b", "less")
+CLAIM = Claim("c", "A ends lower", "test", "x", ["a", "b"], "less")
 
 
-class Told:
-    """Results whose numbers are told: what `judge` reads of them."""
-
-    def __init__(self, values: dict[str, list[float | None]], claims: list[Claim], diverged: set = frozenset()) -> None:
-        seeds = list(range(len(values["a"])))
-        self.study = SimpleNamespace(seeds=seeds, claims=claims)
-        self.runs = {
-            name: {seed: value for seed, value in enumerate(row) if value is not None} for name, row in values.items()
-        }
-        self.diverged = dict.fromkeys(diverged, "not finite")
-
-    @staticmethod
-    def quantity(name: str) -> SimpleNamespace:
-        return SimpleNamespace(read=lambda results, run: results_module.Number(run, Path(), name))
-
-
-@pytest.fixture(autouse=True)
-def numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analyses.studies.verdicts.quantity", Told.quantity)
+def judge(
+    values: dict[str, list[float | None]], claims: list[Claim], diverged: set = frozenset(), scale: str = "paper"
+) -> list[Verdict]:
+    """The verdicts on numbers that are told; None is a run that is not there."""
+    found = {
+        (arm, seed): Outcome("diverged", "not finite")
+        if (arm, seed) in diverged
+        else Outcome("missing", "it has not been trained")
+        if value is None
+        else Outcome("whole", "", {"x": Number(value, Path(), "x")})
+        for arm, row in values.items()
+        for seed, value in enumerate(row)
+    }
+    return decide(tuple(claims), tuple(range(len(values["a"]))), scale, found)
 
 
 B = [2.0, 2.1, 1.9, 2.05, 1.95]
@@ -127,16 +122,16 @@ B = [2.0, 2.1, 1.9, 2.05, 1.95]
 def test_survivors_do_not_judge(gone: int, method: str) -> None:
     """What is left of the runs would say HOLDS; a missing run, a diverged one and a NaN leave the claim open, by name."""
     whole: dict[str, list[float | None]] = {"a": [0.9, 1.1, 1.0, 0.95, 1.05], "b": list(B)}
-    assert judge(Told(whole, [CLAIM]))[0].word == "HOLDS"
+    assert judge(whole, [CLAIM])[0].word == "HOLDS"
     cut = whole | {method: [None] * gone + whole[method][gone:]}
-    (missing,) = judge(Told(cut, [CLAIM]))
+    (missing,) = judge(cut, [CLAIM])
     assert missing.word == "NOT RESOLVED"
     assert missing.reason.count("missing") == gone
     assert missing.seeds == 5 - gone
-    (diverged,) = judge(Told(cut, [CLAIM], {(method, seed) for seed in range(gone)}))
+    (diverged,) = judge(cut, [CLAIM], {(method, seed) for seed in range(gone)})
     assert diverged.word == "NOT RESOLVED"
     assert diverged.reason.count("names no value `diverged`") == gone
-    (nan,) = judge(Told(whole | {method: [float("nan")] * gone + whole[method][gone:]}, [CLAIM]))
+    (nan,) = judge(whole | {method: [float("nan")] * gone + whole[method][gone:]}, [CLAIM])
     assert nan.word == "NOT RESOLVED"
     assert nan.reason.count("no finite value") == gone
 
@@ -145,13 +140,12 @@ def test_a_diverged_run_counts_with_the_value_that_its_claim_registered() -> Non
     values: dict[str, list[float | None]] = {"a": [None, None, None, 0.95, 1.05], "b": list(B)}
     diverged = {("a", 0), ("a", 1), ("a", 2)}
     for registered, word in ((1.0, "HOLDS"), (2.0, "NOT RESOLVED"), (50.0, "NOT RESOLVED")):
-        claim = dataclasses.replace(CLAIM, diverged=registered)
-        (verdict,) = judge(Told(values, [claim], diverged))
+        claim = dataclasses.replace(CLAIM, arms=["a", "b"], diverged=registered)
+        (verdict,) = judge(values, [claim], diverged)
         assert (verdict.word, verdict.reason, verdict.seeds) == (word, "", 5)
-    everything = Told(
-        {"a": [None] * 5, "b": list(B)}, [dataclasses.replace(CLAIM, diverged=50.0)], {("a", s) for s in range(5)}
-    )
-    assert judge(everything)[0].word == "REVERSED"
+    registered = dataclasses.replace(CLAIM, arms=["a", "b"], diverged=50.0)
+    everything = judge({"a": [None] * 5, "b": list(B)}, [registered], {("a", s) for s in range(5)})
+    assert everything[0].word == "REVERSED"
 
 
 def test_families_are_corrected_each_for_itself_and_open_claims_count() -> None:
@@ -159,9 +153,31 @@ def test_families_are_corrected_each_for_itself_and_open_claims_count() -> None:
     a: list[float | None] = [b - d for b, d in zip(B, [1.0, 2.2, 0.5, 1.7, 0.4], strict=True)]
     p = compare(np.array(a, dtype=float) - np.array(B)).p
     assert LEVEL / 3 < p < LEVEL
-    others = [dataclasses.replace(CLAIM, id=str(i), method="gone") for i in range(2)]
+    others = [dataclasses.replace(CLAIM, id=str(i), arms=["gone", "b"]) for i in range(2)]
     told = {"a": a, "b": list(B), "gone": [None] * 5}
-    assert judge(Told(told, [CLAIM]))[0].word == "HOLDS"
-    assert judge(Told(told, [CLAIM, *others]))[0].word == "NOT RESOLVED"
-    apart = [dataclasses.replace(claim, family="other") for claim in others]
-    assert judge(Told(told, [CLAIM, *apart]))[0].word == "HOLDS"
+    assert judge(told, [CLAIM])[0].word == "HOLDS"
+    assert judge(told, [CLAIM, *others])[0].word == "NOT RESOLVED"
+    apart = [dataclasses.replace(claim, arms=["gone", "b"], family="other") for claim in others]
+    assert judge(told, [CLAIM, *apart])[0].word == "HOLDS"
+
+
+def test_an_effect_below_the_smallest_of_interest_is_not_resolved_and_says_so() -> None:
+    a: list[float | None] = [b - 1.0 - 0.01 * i for i, b in enumerate(B)]
+    told = {"a": a, "b": list(B)}
+    for smallest, word in ((0.0, "HOLDS"), (0.9, "HOLDS"), (1.1, "NOT RESOLVED")):
+        (verdict,) = judge(told, [dataclasses.replace(CLAIM, arms=["a", "b"], min_effect=smallest)])
+        assert verdict.word == word
+        assert ("1.1" in verdict.reason) == (word != "HOLDS")
+
+
+def test_a_claim_that_cannot_be_seen_at_a_scale_says_why_and_burdens_no_family() -> None:
+    """Beside two of them p = .02 of the third still holds."""
+    a: list[float | None] = [b - d for b, d in zip(B, [1.0, 2.2, 0.5, 1.7, 0.4], strict=True)]
+    unseen = [
+        dataclasses.replace(CLAIM, id=str(i), arms=["a", "b"], not_testable={"tiny": "64 features"}) for i in range(2)
+    ]
+    told = {"a": a, "b": list(B)}
+    verdicts = judge(told, [CLAIM, *unseen], scale="tiny")
+    assert [v.word for v in verdicts] == ["HOLDS", "NOT TESTABLE HERE", "NOT TESTABLE HERE"]
+    assert verdicts[1].reason == "64 features"
+    assert judge(told, [CLAIM, *unseen], scale="small")[0].word == "NOT RESOLVED"
