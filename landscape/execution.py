@@ -38,8 +38,8 @@ class Execution(Settings):
         probe_rho_sam: Radius of the probes' SAM perturbation.
         probe_rho_msam: Radius of the probes' momentum perturbation.
         workers: Processes that read ahead what is not resident; 0 reads in between. The numbers are the same to the bit.
-        resident: Whether tensors lie on the device: `auto` where they take at most half of its free memory, `yes` (which
-            fetches a map-style data set once, under fixed random numbers), or `no` to have batches read from the host.
+        resident: Whether tensors lie on the device: `auto` where they take at most half of its free memory, `yes`, or `no`
+            to have batches read from the host, as those of a map-style data set always are.
     """
 
     noun: ClassVar[str] = "an execution"

@@ -96,12 +96,18 @@ class Feed:
 
     def _resident(self, kind: str) -> Split | None:
         """The examples of a kind on the device, where they are kept there."""
-        found, asked = self._kinds[kind], self._kept
-        if asked == "no" or (asked == "auto" and not (self._fits and isinstance(found, Split))):
+        found = self._kinds[kind]
+        if not isinstance(found, Split):
+            if self._kept == "yes":  # fetched once, an example would be the same in every epoch: another experiment
+                raise ValueError(
+                    f"resident: expected auto or no, since {found.name} is a map-style data set, whose examples may be "
+                    "others in every epoch; a factory that returns tensors (landscape.data.Split) has them resident"
+                )
+            return None
+        if self._kept == "no" or (self._kept == "auto" and not self._fits):
             return None
         if id(found) not in self._placed:
-            split = found if isinstance(found, Split) else found.resident()
-            self._placed[id(found)] = split.to(self.device, self.dtype)
+            self._placed[id(found)] = found.to(self.device, self.dtype)
         return self._placed[id(found)]
 
     def examples(self, split: str) -> int:

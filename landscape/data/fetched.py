@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from landscape.data import nested
-from landscape.data.split import Split, Standardisation
+from landscape.data.split import Standardisation
 from landscape.seeding import cpu_generators_kept, put_cpu_generators, seed_of
 
 Seeds = Callable[[int], int]
@@ -98,11 +98,6 @@ class Fetched:
                     f"cannot be stacked among {numbers[0]} to {numbers[-1]}: {error}"
                 ) from error
         return inputs, targets if self._targets is None else self._targets[torch.as_tensor(list(numbers))]
-
-    def resident(self) -> Split:
-        """All of them at once as tensors."""
-        inputs, targets = self.raw(slice(None))
-        return Split(inputs, targets, self.standardisation)
 
     def _example(self, number: int) -> Any:
         try:

@@ -16,6 +16,7 @@ from task_problems import EXECUTION, EXPERIMENTS, IGNORED, LANGUAGE, REGRESSION
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import analyses
 import optimizers
 from landscape.data import Minibatch
 from landscape.experiment import Experiment
@@ -253,3 +254,44 @@ def test_two_processes_weigh_what_they_count_and_resume(tmp_path: Path) -> None:
     assert torch.equal(two.theta, again.theta)
     for name in ("loss", "test_loss", "test_mae"):
         np.testing.assert_allclose(one.metrics[name], Run.open(tmp_path / "two").metrics[name], rtol=1e-10)
+
+
+MISFITS = {
+    "classification of numbers": (REGRESSION.replace(task="classification"), "classification takes labels as indices"),
+    "regression of labels": (EXPERIMENTS["classification"].replace(task="regression"), "expected floating-point targets"),
+    "another shape": (REGRESSION.replace(task_options={"output": "hidden"}), "expected outputs of the shape of the targets"),
+    "no such output": (REGRESSION.replace(task_options={"output": "logit"}), "expected a tensor, or a tuple, mapping"),
+    "too few outputs": (EXPERIMENTS["classification"].replace(model_options={"classes": 4}), "expected labels from 0 to 3"),
+    "tokens as classes": (LANGUAGE.replace(task="classification"), "one label for each position is for the task language"),
+    "missing numbers": (REGRESSION.replace(data_options={"missing": 0.4}), "expected finite targets, got NaN"),
+    "smoothed numbers": (REGRESSION.replace(label_smoothing=0.1), "smooths no labels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_task_that_does_not_fit_is_refused_before_the_first_step(misfit: str, tmp_path: Path) -> None:
+    experiment, says = MISFITS[misfit]
+    with pytest.raises(ValueError, match=says):
+        trained(experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+ASKED = {  # a number of each, and options
+    "top_eigenvalues": ("eigenvalue", {"k": 2}),
+    "directional_sharpness": ("sharpness", {"samples": 2, "radii": [-0.1, 0.1]}),
+    "psf": ("l2_psf", {"batches": 2}),
+    "gradient_similarity": ("cosine", {"batches": 2}),
+    "m_sharpness": ("sharpness", {"m": [5]}),
+    "trace": ("trace", {"max_products": 20}),
+}
+
+
+@pytest.mark.parametrize("task", ["regression", "own", "language"])
+def test_analyses_are_of_any_task(task: str, tmp_path: Path) -> None:
+    """The losses in them are the objective's, which the tests above hold to torch's own."""
+    checkpoint = trained(DOUBLE[task].replace(epochs=1), tmp_path / "run").checkpoint("last")
+    for name, (number, options) in ASKED.items():
+        assert np.isfinite(analyses.get(name)(checkpoint, **options)[number]).all(), name
+    largest = torch.linalg.eigvalsh(checkpoint.objective().hessian() @ torch.eye(checkpoint.theta.numel()).double())[-1]
+    found = analyses.top_eigenvalues(checkpoint, k=1, tol=1e-6)
+    assert float(found.eigenvalue[0]) == pytest.approx(float(largest), rel=1e-6)

@@ -122,6 +122,12 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path, changes: dict[str, An
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_fetched_anew_in_every_epoch_is_not_made_resident(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected auto or no, since train is a map-style data set"):
+        train(WAVES, tmp_path / "run", execution=Execution(resident="yes"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_wrong_augmentation_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["train", str(tmp_path / "run"), "--augment", '[{"name": "crop", "padding": 0}]']
     assert main(asked) == 2
