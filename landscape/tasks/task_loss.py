@@ -37,12 +37,16 @@ class TaskLoss(nn.Module):
 
     def prediction(self, output: Any) -> Any:
         """What the task takes of the model's output, in the precision of the weights: bfloat16 is of autocast."""
-        return pytree.tree_map(_widened, self.task.prediction(output))
+        found = self.task.prediction(output)
+        return _widened(found) if isinstance(found, Tensor) else pytree.tree_map(_widened, found)
 
     def of_prediction(self, prediction: Any, targets: Any) -> Tensor:
         """The loss of what `prediction` gives."""
         tensor = first_tensor(prediction)
-        with torch.autocast("cpu" if tensor is None else tensor.device.type, enabled=False):
+        device = "cpu" if tensor is None else tensor.device.type
+        if not torch.is_autocast_enabled(device):  # entering a block costs more than the loss of a small batch
+            return self.task.loss(prediction, targets)
+        with torch.autocast(device, enabled=False):
             return self.task.loss(prediction, targets)
 
     def forward(self, output: Any, targets: Any) -> Tensor:
@@ -54,6 +58,6 @@ class TaskLoss(nn.Module):
 
 
 def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
         return value.to(torch.promote_types(value.dtype, torch.float32))
     return value

@@ -86,7 +86,7 @@ class BatchClosure:
                     loss = (loss * part.share_of(self)).to(loss.dtype)
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             losses.append(loss.detach())
-            outputs.append(pytree.tree_map(_detached, output))
+            outputs.append(output.detach() if isinstance(output, Tensor) else pytree.tree_map(_detached, output))
         self.outputs = _together(outputs)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
