@@ -20,6 +20,7 @@ from landscape.experiment import Experiment
 from landscape.runs.checkpoint import Checkpoint
 from landscape.runs.exchange import export_weights, import_weights
 from landscape.runs.run import Run
+from landscape.tasks.checks import ROWS
 from landscape.training.interruption import Interrupted
 from landscape.training.training import Training, train
 
@@ -35,7 +36,7 @@ class Counter:
     """Examples passed forward, those of training's steps apart."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.stepping, self.inside, self.outside = False, 0, 0
+        self.stepping, self.inside, self.outside, self.looked = False, 0, 0, 0
         self.then: Callable[[], None] | None = None  # once, after the next forward pass outside
         build, advance = models.build, Training._advance
 
@@ -49,6 +50,14 @@ class Counter:
             advance(training, index)
             self.stepping = False
 
+        rehearse = Training.rehearse
+
+        def rehearsed(training: Training, run: Run) -> None:
+            before = self.outside
+            rehearse(training, run)
+            self.looked, self.outside = self.looked + self.outside - before, before
+
+        patch.setattr(Training, "rehearse", rehearsed)
         patch.setattr(models, "build", counted)
         patch.setattr(Training, "_advance", stepped)
 
@@ -106,6 +115,7 @@ def test_an_epoch_costs_so_many_passes_of_the_training_data(
     run = train(experiment.replace(optimizer="plain"), tmp_path, execution=execution, progress=False)
     data = run.checkpoint("last").data()
     evaluations = experiment.epochs + 1
+    assert counter.looked == ROWS  # once, before anything is written: does the task fit what the model returns?
     outside = counter.outside - evaluations * len(data.test)
     assert outside == evaluations * round(passes * len(data.train))
     if len(data.train) == 1000:

@@ -13,7 +13,7 @@ from landscape.__main__ import main
 from landscape.data import load
 from landscape.experiment import CHOICES, Experiment
 from landscape.runs.run import Run
-from landscape.seeding import isolated
+from landscape.seeding import generator, isolated
 from landscape.training.bases import build_base
 from landscape.training.methods import build_method
 from landscape.training.schedule import build_schedule
@@ -44,7 +44,8 @@ def test_the_vit_setting_of_msam_is_the_policy_made_by_hand(tmp_path: Path) -> N
     schedule, data = build_schedule(SMALL, by_hand, 3), load(SMALL).train
     expected: list[float] = []
     for epoch in range(4):
-        for index in training.batches_of_epoch(epoch):
+        order = torch.randperm(len(data), generator=generator(SMALL.seed, "data order", epoch))
+        for index in order.split(SMALL.batch_size):
             inputs, targets = data.inputs[index], data.targets[index]
             closure = optimizers.BatchClosure(training.model, torch.nn.functional.cross_entropy, inputs, targets)
             expected.append(float(by_hand.step(closure)))

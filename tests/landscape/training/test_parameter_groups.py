@@ -11,6 +11,7 @@ from landscape.data import load
 from landscape.execution import Execution
 from landscape.experiment import Experiment
 from landscape.runs.run import Run
+from landscape.seeding import generator
 from landscape.training.bases import build_base
 from landscape.training.groups import RULES, parameter_groups
 from landscape.training.training import Training, train
@@ -74,13 +75,14 @@ def test_it_is_torchs_own_loop_with_two_groups(tmp_path: Path) -> None:
     sgd = torch.optim.SGD(groups, lr=BOTH.lr, momentum=0.9, weight_decay=0.5)
     model.train()
     training.model.train()
-    for step, index in enumerate(training.batches_of_epoch(0)):
+    order = torch.randperm(len(data), generator=generator(BOTH.seed, "data order", 0)).split(BOTH.batch_size)
+    for step, (batch, index) in enumerate(zip(training.batches_of_epoch(0), order, strict=True)):
         for group in sgd.param_groups:
             group["lr"] = BOTH.lr * (step + 1) / 3  # the ramp of the first epoch
         sgd.zero_grad()
         nn.functional.cross_entropy(model(data.inputs[index]), data.targets[index]).backward()
         sgd.step()
-        training.take_step(index)
+        training.take_step(batch)
     for name, parameter in training.model.named_parameters():
         assert torch.equal(parameter, model.get_parameter(name)), name
     without = Training(SMALL)
