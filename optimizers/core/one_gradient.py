@@ -16,8 +16,8 @@ import torch
 
 from optimizers.core import norms
 from optimizers.core.closures import BatchClosure
-from optimizers.core.passes import Whole, own_gradients
-from optimizers.core.step import Displacement, Step, move
+from optimizers.core.passes import Whole
+from optimizers.core.step import Displacement, Step, move, own_gradients
 
 
 class Side:

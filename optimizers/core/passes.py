@@ -2,9 +2,9 @@
 
 Gradients are the pass's own, and statistics of batch normalisation are written by the first pass alone. The switch for
 these is torch's own: a layer in training mode whose `track_running_stats` is False normalises with the batch and writes to
-no buffer (`running_mean`, `running_var`, `num_batches_tracked`); instance normalisation has none, so
-`optimizers.core.instance_statistics` hides its buffers. Setting the momentum to 0, as public code does, still
-counts the batch and loses the momentum when it is done twice. An optimizer is given parameters and cannot know the layers:
+no buffer (`running_mean`, `running_var`, `num_batches_tracked`). Instance normalisation writes its own whatever the switch
+says, so its layers answer None for them meanwhile. Setting the momentum to 0, as public code does, still counts the batch
+and loses the momentum when it is done twice (and writes a mean over rounded copies, NaN where w + ε overflows). An optimizer is given parameters and cannot know the layers:
 while an extra pass runs, all of the process are frozen.
 """
 
@@ -14,7 +14,7 @@ import gc
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from optimizers.core import instance_statistics, norms
+from optimizers.core import norms
 from optimizers.core.axes import Axis, Direction, Metric, Policy, Reuse
 from optimizers.core.owners import living
 from optimizers.core.seen import Seen
-from optimizers.core.step import Step, move, shift
+from optimizers.core.step import Step, move, own_gradients, shift
 
 Normalisation = _BatchNorm | _InstanceNorm
 
@@ -106,51 +106,6 @@ def two_gradients(optimizer: Whole, step: Step, closure: Callable[[], Any] | Non
 
 
 @contextmanager
-def own_gradients(parameters: Sequence[Tensor], closure: object) -> Iterator[None]:
-    """Raise `RuntimeError` if the closure called in this block adds to gradients that were there before.
-
-    Trainers that accumulate call `backward` on some micro-batches first and hand over the last one as the closure. Those
-    gradients, taken at other weights, would be added up with its own. So what lies in `.grad` is dropped, and one
-    parameter, the smallest, holds zeros instead: a closure that takes them away, or writes to them before its own gradient
-    arrives, zeroes its gradients. One that adds to them meant to add to what was there.
-
-    Costs the zeros of one small parameter, and no look at any number.
-    """
-    present = [parameter for parameter in parameters if parameter.grad is not None]
-    if not present or (getattr(closure, "own", False)):
-        norms.drop(present)
-        yield
-        return
-    witness = min(present, key=lambda parameter: parameter.numel())
-    assert witness.grad is not None
-    zeros = torch.zeros_like(witness.grad)
-    norms.drop(present)
-    witness.grad = zeros
-    version, added = zeros._version, False
-
-    def arrives(_: Tensor) -> None:
-        nonlocal added
-        added = added or (witness.grad is zeros and zeros._version == version)
-
-    # sharded parameters (FSDP2) receive their gradients outside of autograd: there, the same tensor is taken for added to
-    hook = witness.register_hook(arrives) if witness.requires_grad and not norms.is_sharded(witness) else None
-    try:
-        yield
-    finally:
-        if hook is not None:
-            hook.remove()
-    kept = witness.grad is zeros and (hook is None or zeros._version == version)
-    if added or kept:
-        raise RuntimeError(
-            "expected a closure that zeroes the gradients and computes those of the whole step, got one that added to "
-            "gradients of an earlier backward pass: these were taken at other weights, and a pass at w + ε cannot "
-            "repeat what came before. Call optimizer.zero_grad() in the closure and accumulate micro-batches inside it "
-            "(or BatchClosure(..., at_once=m)); where a trainer accumulates by itself, step(closure, again=whole) with "
-            "the closure of all micro-batches, as optimizers.LightningSteps and optimizers.HuggingFaceSteps do"
-        )
-
-
-@contextmanager
 def frozen_batch_norm(model: nn.Module) -> Iterator[None]:
     """Freeze the running statistics of every batch or instance normalisation (by type, SyncBatchNorm included) of `model`.
 
@@ -158,7 +113,7 @@ def frozen_batch_norm(model: nn.Module) -> Iterator[None]:
     """
     layers = list(model.modules())
     instances = [layer for layer in layers if isinstance(layer, _InstanceNorm)]
-    with frozen(layer for layer in layers if isinstance(layer, _BatchNorm)), instance_statistics.hidden(instances):
+    with frozen(layer for layer in layers if isinstance(layer, _BatchNorm)), hidden(instances):
         yield
 
 
@@ -187,8 +142,8 @@ def all_frozen(layers_in_graphs: Iterable[Normalisation] = ()) -> Iterator[None]
     instances = [layer for layer in held if isinstance(layer, _InstanceNorm)]
     with (
         frozen(layer for layer in held if isinstance(layer, _BatchNorm)),
-        instance_statistics.taken(instances),
-        instance_statistics.hidden(None),
+        taken(instances),
+        hidden(None),
     ):
         with _LOCK:
             _blocks += 1
@@ -214,6 +169,74 @@ class _NotTracking:
 
 _LOCK = threading.Lock()
 _blocks = 0
+
+
+_INSTANCE_BUFFERS = ("running_mean", "running_var")
+_INSTANCE_LOCK = threading.Lock()
+_instance_blocks, _everywhere = 0, 0
+_frozen: weakref.WeakKeyDictionary[_InstanceNorm, int] = weakref.WeakKeyDictionary()  # by how many blocks
+
+
+class _Hidden:
+    """A buffer's name on the class while a block is active: torch looks among a layer's buffers only after the class."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: Any, kind: type | None = None) -> Tensor | None:
+        buffers = {} if layer is None else layer.__dict__.get("_buffers", {})
+        if self._name not in buffers:
+            raise AttributeError(self._name)
+        held: Tensor | None = buffers[self._name]
+        return None if held is not None and layer.training and (_everywhere or layer in _frozen) else held
+
+
+@contextmanager
+def hidden(layers: Iterable[_InstanceNorm] | None) -> Iterator[None]:
+    """The buffers of these layers, of all in the process for None, hidden from passes in training mode."""
+    chosen = [] if layers is None else list(layers)
+    if layers is not None and not chosen:
+        yield
+        return
+    _count(chosen, everywhere=layers is None, by=1)
+    try:
+        yield
+    finally:
+        _count(chosen, everywhere=layers is None, by=-1)
+
+
+def _count(layers: list[_InstanceNorm], *, everywhere: bool, by: int) -> None:
+    global _instance_blocks, _everywhere
+    with _INSTANCE_LOCK:
+        if _instance_blocks == 0:
+            for name in _INSTANCE_BUFFERS:
+                setattr(_InstanceNorm, name, _Hidden(name))
+        _instance_blocks, _everywhere = _instance_blocks + by, _everywhere + by * everywhere
+        for layer in layers:
+            _frozen[layer] = _frozen.get(layer, 0) + by
+            if not _frozen[layer]:
+                del _frozen[layer]
+        if _instance_blocks == 0:
+            for name in _INSTANCE_BUFFERS:
+                delattr(_InstanceNorm, name)
+
+
+@contextmanager
+def taken(layers: Iterable[_InstanceNorm]) -> Iterator[None]:
+    """The buffers of layers in training mode taken away: compiled graphs look at what a layer holds, not at its class."""
+    kept = [
+        (layer, name, layer._buffers[name])
+        for layer in layers
+        for name in _INSTANCE_BUFFERS
+        if layer.training and layer._buffers.get(name) is not None
+    ]
+    try:
+        for layer, name, _ in kept:
+            layer._buffers[name] = None
+        yield
+    finally:
+        for layer, name, buffer in kept:
+            layer._buffers[name] = buffer
 
 
 class LayersInGraphs:

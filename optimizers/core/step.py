@@ -7,6 +7,7 @@ bfloat16 a visible one), and, after one infinite gradient, a NaN for ever.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -246,3 +247,48 @@ def _factors(ascent: Ascent, radii: Sequence[float]) -> tuple[list[Tensor], Tens
             known[key] = factor.to(device=vector.device, dtype=key[3])
         factors.append(known[key])
     return factors, finite
+
+
+@contextmanager
+def own_gradients(parameters: Sequence[Tensor], closure: object) -> Iterator[None]:
+    """Raise `RuntimeError` if the closure called in this block adds to gradients that were there before.
+
+    Trainers that accumulate call `backward` on some micro-batches first and hand over the last one as the closure. Those
+    gradients, taken at other weights, would be added up with its own. So what lies in `.grad` is dropped, and one
+    parameter, the smallest, holds zeros instead: a closure that takes them away, or writes to them before its own gradient
+    arrives, zeroes its gradients. One that adds to them meant to add to what was there.
+
+    Costs the zeros of one small parameter, and no look at any number.
+    """
+    present = [parameter for parameter in parameters if parameter.grad is not None]
+    if not present or (getattr(closure, "own", False)):
+        norms.drop(present)
+        yield
+        return
+    witness = min(present, key=lambda parameter: parameter.numel())
+    assert witness.grad is not None
+    zeros = torch.zeros_like(witness.grad)
+    norms.drop(present)
+    witness.grad = zeros
+    version, added = zeros._version, False
+
+    def arrives(_: Tensor) -> None:
+        nonlocal added
+        added = added or (witness.grad is zeros and zeros._version == version)
+
+    # sharded parameters (FSDP2) receive their gradients outside of autograd: there, the same tensor is taken for added to
+    hook = witness.register_hook(arrives) if witness.requires_grad and not norms.is_sharded(witness) else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
+    kept = witness.grad is zeros and (hook is None or zeros._version == version)
+    if added or kept:
+        raise RuntimeError(
+            "expected a closure that zeroes the gradients and computes those of the whole step, got one that added to "
+            "gradients of an earlier backward pass: these were taken at other weights, and a pass at w + ε cannot "
+            "repeat what came before. Call optimizer.zero_grad() in the closure and accumulate micro-batches inside it "
+            "(or BatchClosure(..., at_once=m)); where a trainer accumulates by itself, step(closure, again=whole) with "
+            "the closure of all micro-batches, as optimizers.LightningSteps and optimizers.HuggingFaceSteps do"
+        )

@@ -149,7 +149,7 @@ def test_running_statistics_are_those_of_the_first_pass_alone(kind, mode):
             model(inputs * 3)
             assert set(model.state_dict()) == set(once.state_dict())
     else:
-        optimizer = optimizers.create("sam", torch.optim.SGD(model.parameters(), lr=0.0), rho=0.5)
+        optimizer = optimizers.SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.0), rho=0.5)
         network = torch.compile(model, backend="eager") if mode == "compiled" else model
         modes = []
 
