@@ -8,7 +8,6 @@ A new class needs no line here.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, get_origin
 
 from optimizers.core.axes import Metric, Policy
 from optimizers.core.radius import RhoSchedule
-from optimizers.core.registry import discover
+from optimizers.core.registry import discover, imported
 from optimizers.ground.signatures import check_options, close_matches, options_of
 
 KINDS: dict[str, type] = {"policy": Policy, "metric": Metric, "rho_schedule": RhoSchedule}
@@ -41,7 +40,7 @@ def choice(kind: str, name: str) -> type:
     `package.module:Class` is anybody's: its module is imported, which runs its code.
     """
     if ":" in name:
-        return _imported(kind, name)
+        return imported(kind, name, KINDS[kind], KINDS[kind].__name__)
     known = choices(kind)
     if name not in known:
         hint = close_matches([name], known)
@@ -74,16 +73,3 @@ def _below(kind: type[Any]) -> Iterator[type[Any]]:
 
 def _needs_function(option: inspect.Parameter) -> bool:
     return option.default is option.empty and get_origin(option.annotation) is get_origin(Callable[..., Any])
-
-
-def _imported(kind: str, path: str) -> type:
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{kind} {path!r}: expected an importable package.module:Class, got {error}. Is its folder on PYTHONPATH?"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, KINDS[kind])):
-        raise ValueError(f"{kind} {path!r}: expected a subclass of {KINDS[kind].__name__}, got {found!r}")
-    return found

@@ -19,6 +19,7 @@ from optimizers.core.sharpness_aware import SharpnessAware
 from optimizers.ground.signatures import check_values, checked, close_matches, options_of
 
 _Method = TypeVar("_Method", bound="type[SharpnessAware]")
+_Class = TypeVar("_Class")
 Counts = Callable[[int], Sequence[int]]
 Moves = Literal["all", "normalisation layers", "nothing"]
 _MANY = 1000
@@ -205,17 +206,22 @@ def _found(name: str) -> tuple[type[SharpnessAware], OptimizerInfo]:
     return _METHODS[name]
 
 
-def _imported(path: str) -> tuple[type[SharpnessAware], OptimizerInfo]:
+def imported(kind: str, path: str, expected: type[_Class], called: str) -> type[_Class]:
+    """Anybody's class as package.module:Class; `ValueError` if it cannot be imported, or is none of those `called` so."""
     module, _, attribute = path.partition(":")
     try:
-        method = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"optimizer {path!r}: expected an importable package.module:Class, got {error}. "
-            "Is its folder on PYTHONPATH?"
+            f"{kind} {path!r}: expected an importable package.module:Class, got {error}. Is its folder on PYTHONPATH?"
         ) from error
-    if not (isinstance(method, type) and issubclass(method, SharpnessAware)):
-        raise ValueError(f"optimizer {path!r}: expected a subclass of optimizers.SharpnessAware, got {method!r}")
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise ValueError(f"{kind} {path!r}: expected a subclass of {called}, got {found!r}")
+    return found
+
+
+def _imported(path: str) -> tuple[type[SharpnessAware], OptimizerInfo]:
+    method = imported("optimizer", path, SharpnessAware, "optimizers.SharpnessAware")
     for entered in _METHODS.values():
         if entered[0] is method:  # its module registers it
             return entered
