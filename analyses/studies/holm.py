@@ -55,10 +55,3 @@ def holm(p: np.ndarray) -> np.ndarray:
     adjusted = np.empty_like(stepped)
     adjusted[order] = np.maximum.accumulate(stepped)
     return adjusted
-
-
-def verdict_word(difference: float, adjusted_p: float, direction: str) -> str:
-    """HOLDS on the claimed side of zero, REVERSED on the other, NOT RESOLVED where chance would do."""
-    if not adjusted_p < LEVEL:
-        return "NOT RESOLVED"
-    return "HOLDS" if (difference < 0) == (direction == "less") else "REVERSED"

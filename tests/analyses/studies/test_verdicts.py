@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from analyses.studies.claim import Claim
-from analyses.studies.holm import LEVEL, compare, holm, verdict_word
+from analyses.studies.holm import LEVEL, compare, holm
 from analyses.studies.judge import Outcome, Verdict, decide
 from analyses.studies.values import Number
 
@@ -16,10 +16,17 @@ STUDIES, CLAIMS, SEEDS = 1000, 9, 5
 
 
 def words(differences: np.ndarray, directions: list[str]) -> list[str]:
-    """The verdicts of one study: a row of differences for each claim of one family."""
-    found = [compare(row) for row in differences]
-    adjusted = holm(np.array([comparison.p for comparison in found]))
-    return [verdict_word(c.difference, p, d) for c, p, d in zip(found, adjusted, directions, strict=True)]
+    """The verdicts of one study, by what judges them all: a row of differences for each claim of one family."""
+    claims = tuple(
+        Claim(f"c{i}", "", "test", "x", [f"a{i}", "zero"], direction) for i, direction in enumerate(directions)
+    )
+    rows = {"zero": np.zeros(differences.shape[1])} | {f"a{i}": row for i, row in enumerate(differences)}
+    found = {
+        (arm, seed): Outcome("whole", "", {"x": Number(float(value), Path(), "x")})
+        for arm, row in rows.items()
+        for seed, value in enumerate(row)
+    }
+    return [verdict.word for verdict in decide(claims, tuple(range(differences.shape[1])), "paper", found)]
 
 
 def random_study(rng: np.random.Generator, effect: np.ndarray, shared: float) -> np.ndarray:
