@@ -321,13 +321,19 @@ def test_the_plan_says_runs_asks_and_what_is_missing(claims: Claims, folder: Pat
     assert not (tmp_path / "runs" / "report.md").exists()
 
 
-def test_runs_are_shared_by_arms_and_files_that_want_the_same(claims: Claims) -> None:
+def test_runs_are_shared_by_arms_and_files_that_want_the_same(claims: Claims, folder: Path) -> None:
     """Whatever does not decide the numbers; another number is another run."""
     same = STUDY.replace("[arms.msam]", '[arms.again]\nlabel = "again"\noptimizer = "plain"\n[arms.msam]')
     two = Claims.parse("two", same)
     assert len(Plan.of(two).runs) == len(Plan.of(claims).runs) == len(Plan.of(claims, two).runs) == 4
     faster = Claims.parse("faster", STUDY.replace("probe_every = 2", "probe_every = 0"))
     assert set(Plan.of(faster).runs) == set(Plan.of(claims).runs)
+    with pytest.raises(
+        ValueError, match=r"recorded under another execution \(probe_every = 2 there, 0 here\).*--runs folder"
+    ):
+        Plan.of(faster).missing(folder / "runs")
+    elsewhere = Claims.parse("elsewhere", STUDY.replace("probe_every = 2", "probe_every = 2\nworkers = 1"))
+    assert Plan.of(elsewhere).missing(folder / "runs") == []  # what decides no number may differ
     longer = Claims.parse("longer", STUDY.replace("epochs = 2", "epochs = 3"))
     assert not set(Plan.of(longer).runs) & set(Plan.of(claims).runs)
 
