@@ -30,10 +30,10 @@ from landscape.store.dataset_file import read_dataset
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-img { max-width: 100% } table { border-collapse: collapse; font-size: 85%; display: block; overflow-x: auto }
-td, th { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right; white-space: nowrap }
-td:first-child, th:first-child { text-align: left } code { font-size: 90% }
-.claims td { white-space: normal; text-align: left }
+img { max-width: 100% } table { border-collapse: collapse; font-size: 80%; display: block; overflow-x: auto }
+td, th { border-bottom: 1px solid #ccc; padding: .25rem .4rem; text-align: right; vertical-align: top }
+td:first-child, th:first-child, p + table td, p + table th { text-align: left }
+td code { font-size: 90%; overflow-wrap: anywhere }
 """
 
 
@@ -155,17 +155,17 @@ def _cell(form: str, seeds: int, values: list[float]) -> str:
 def _claims(judged: xr.Dataset) -> str:
     rows = [
         [
+            f"{claim['verdict']}: {claim['reason']}" if claim["reason"] else claim["verdict"],
             claim["statement"],
-            claim["source"] + (f": {claim['published']}" if claim["published"] else ""),
-            f"{claim['statistic']} of `{claim['value']}`",
             f"{claim['effect']:+.3g} ± {claim['half_width']:.2g}",
             str(claim["seeds"]),
             f"{claim['p_adjusted']:.2g}",
-            f"{claim['verdict']}: {claim['reason']}" if claim["reason"] else claim["verdict"],
+            f"{claim['statistic']} of `{claim['value']}`",
+            claim["source"] + (f": {claim['published']}" if claim["published"] else ""),
         ]
         for claim in _rows(judged, "claim")
     ]
-    return markdown_table(["claim", "source", "statistic", "effect", "seeds", "p, adjusted", "verdict"], rows)
+    return markdown_table(["verdict", "claim", "effect", "seeds", "p, adjusted", "statistic", "source"], rows)
 
 
 def _sources(judged: xr.Dataset, claims: Claims, runs: Path) -> str:
@@ -192,6 +192,7 @@ def _html(title: str, text: str, folder: Path) -> str:
         data = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{data}"'
 
+    body = body.replace(" ± ", "\u00a0±\u00a0")  # a number and its error stay on one line
     body = re.sub(r'src="(figures/[^"]+\.png)"', inline, body)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
