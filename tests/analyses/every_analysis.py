@@ -29,6 +29,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "trace": {"max_products": 32, "rtol": 0.0},
 }
 
+# fewer still, where many checkpoints are asked
+QUICK: dict[str, dict[str, Any]] = {
+    "curvature_along": {"samples": 2},
+    "diagonal": {"max_products": 2},
+    "directional_sharpness": {"radii": [0.5], "samples": 2},
+    "friendliness": {"batches": 2},
+    "gradient_similarity": {"batches": 2, "radii": [0.1]},
+    "hessian_spectrum": {"k": 1},
+    "interpolation_barrier": {"points": 3},
+    "loss_surface": {"points": 3, "directions": ["random"]},
+    "m_sharpness": {"m": [4]},
+    "psf": {"batches": 2},
+    "spectral_density": {"probes": 1, "nodes": 3, "outliers": 1, "points": 3},
+    "top_eigenvalues": {"k": 1},
+    "trace": {"max_products": 2},
+}
+
 
 def second(objective: Objective, step: float = 0.1) -> Checkpoint:
     """Another checkpoint of the objective's model: every weight larger by `step`."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from every_analysis import QUICK
 from torch import nn
 
 import analyses
@@ -30,19 +31,6 @@ EXPERIMENT = Experiment(
     epochs=1,
 )
 EACH = Execution(checkpoint_every=1)
-QUICK: dict[str, dict[str, Any]] = {
-    "diagonal": {"max_products": 2},
-    "directional_sharpness": {"radii": [0.5], "samples": 2},
-    "friendliness": {"batches": 2},
-    "gradient_similarity": {"batches": 2},
-    "hessian_spectrum": {"k": 1},
-    "loss_surface": {"points": 3, "directions": ["random"]},
-    "m_sharpness": {"m": [4]},
-    "psf": {"batches": 2},
-    "spectral_density": {"probes": 1, "nodes": 3, "outliers": 1, "points": 3},
-    "top_eigenvalues": {"k": 1},
-    "trace": {"max_products": 2},
-}
 
 
 @pytest.fixture(scope="module")

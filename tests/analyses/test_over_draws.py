@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from every_analysis import QUICK
 from torch.func import functional_call
 
 import analyses
@@ -23,21 +24,6 @@ from landscape.training.training import train
 EXPERIMENT = Experiment(
     data_options={"train_examples": 80}, model_options={"widths": [3], "batch_norm": True}, batch_size=16, epochs=1
 )
-QUICK: dict[str, dict[str, Any]] = {
-    "curvature_along": {"samples": 2},
-    "diagonal": {"max_products": 2},
-    "directional_sharpness": {"radii": [0.5], "samples": 2},
-    "friendliness": {"batches": 2},
-    "gradient_similarity": {"batches": 2, "radii": [0.1]},
-    "hessian_spectrum": {"k": 1},
-    "interpolation_barrier": {"points": 3},
-    "loss_surface": {"points": 3, "directions": ["random"]},
-    "m_sharpness": {"m": [4]},
-    "psf": {"batches": 2},
-    "spectral_density": {"probes": 1, "nodes": 3, "outliers": 1, "points": 3},
-    "top_eigenvalues": {"k": 1},
-    "trace": {"max_products": 2},
-}
 
 
 @pytest.fixture(scope="module")
