@@ -119,7 +119,7 @@ def plot_draws(dataset: xr.Dataset, name: str | None = None, ax: Axes | None = N
             drawn = figures.points(ax, one.draw, one[name], None if error is None else one[error], text, marker="o")
             ax.axhline(mean, color=drawn, linewidth=0.8, zorder=0)
             ax.axhspan(mean - sd, mean + sd, color=drawn, alpha=0.2, linewidth=0, zorder=0)
-        ax.set(xlabel="draw of the data", ylabel=figures.label(dataset[name]))
+        ax.set(xlabel="draw of the data (line, band: mean ± sd)", ylabel=figures.label(dataset[name]))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         figures.legend(ax)
         return ax

@@ -18,8 +18,7 @@ from optimizers.ground.signatures import at_least
 
 
 @analysis(
-    cost="per point an evaluation and, with BatchNorm, a pass over the examples of its statistics",
-    reference="Frankle et al. (2020); Garipov et al. (2018), A.2",
+    cost="an evaluation per point, two with BatchNorm", reference="Frankle et al. (2020); Garipov et al. (2018), A.2"
 )
 def interpolation_barrier(
     objective: Objective, *, other: Checkpoint, points: Annotated[int, at_least(3)] = 25
@@ -27,9 +26,9 @@ def interpolation_barrier(
     r"""How far the loss between two checkpoints rises above the line that joins their losses.
 
     `loss` (alpha), `excess` over the chord, `barrier` its largest value (not below zero, the ends') and `barrier_alpha`.
-    BatchNorm's statistics are gathered at every point (`Objective.reestimated`), from a checkpoint over the training
-    data as its evaluation has them, whatever the split: at the ends L is the evaluation's. Attribute `evaluations`: all
-    forward passes, the gathering's too. ValueError for another network, FloatingPointError for a loss that is not finite.
+    BatchNorm's statistics are gathered at every point (`Objective.reestimated`), from a checkpoint over its evaluation's
+    training examples, whatever the split. Attribute `evaluations`: all forward passes, the gathering's too. ValueError
+    for another network, FloatingPointError for a loss that is not finite.
 
     Args:
         objective: The loss, its model and data; or a checkpoint, which brings them.
@@ -53,8 +52,9 @@ def interpolation_barrier(
 
 @interpolation_barrier.figure
 def plot_interpolation_barrier(dataset: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """The loss along the line."""
+    """The loss along the line, above the chord that the barrier is measured from."""
     with figures.axes(ax) as ax:
         figures.band(ax, dataset.alpha, *figures.over_seeds(dataset, "loss"))
+        ax.plot([0, 1], figures.over_seeds(dataset, "loss")[0][[0, -1]], color="0.5", linestyle=":", marker="")
         ax.set(xlabel="α, from the one checkpoint to the other", ylabel=figures.label(dataset.loss))
         return ax
