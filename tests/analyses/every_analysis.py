@@ -35,7 +35,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "diagonal": {"max_products": 2},
     "directional_sharpness": {"radii": [0.5], "samples": 2},
     "friendliness": {"batches": 2},
-    "gradient_similarity": {"batches": 2, "radii": [0.1]},
+    "gradient_similarity": {"batches": 2},
     "hessian_spectrum": {"k": 1},
     "interpolation_barrier": {"points": 3},
     "loss_surface": {"points": 3, "directions": ["random"]},
